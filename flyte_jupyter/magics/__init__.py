@@ -1,0 +1,1 @@
+"""The magics: they parse and delegate, and decide nothing."""

@@ -1,0 +1,1 @@
+"""What a person sees: progress, tables and reprs, with text wherever there is no browser."""

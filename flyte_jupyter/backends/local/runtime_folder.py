@@ -1,0 +1,105 @@
+"""The private folder of a local cluster: sockets, certificates, logs, and who owns it.
+
+It lies under Jupyter's runtime folder, is readable by its owner alone, and its name says which
+kernel it belongs to, so that a folder without an owner is known at sight, at whatever moment its
+owner was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from flyte_jupyter.backends.local import processes
+
+_NAME = re.compile(r"(?P<pid>\d+)-(?P<start>\d+)-(?P<token>[0-9a-f]{6})")
+_SOCKET_PATH_LIMIT = 100  # a Unix socket's path ends at 107 bytes on Linux, 103 on macOS
+_LONGEST_NAME = len("/4194304-100000000000-ffffff/d1000-5")
+
+
+@dataclass(frozen=True)
+class RuntimeFolder:
+    """One cluster's folder.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+    """
+
+    path: Path
+
+    @property
+    def mark(self) -> str:
+        """The value of `processes.MARK` in the cluster's processes."""
+        return self.path.name
+
+    @property
+    def kernel_alive(self) -> bool:
+        """Whether the kernel that owns it still lives."""
+        return _alive(*_owner(self.path.name))
+
+    @property
+    def supervisor_alive(self) -> bool:
+        """Whether the supervisor that tends it still lives."""
+        try:
+            pid, start = (self.path / "supervisor").read_text().split()
+        except (OSError, ValueError):
+            return False
+        return _alive(int(pid), int(start))
+
+    def create(self) -> None:
+        """Make the folder and write down this process as its supervisor."""
+        self.path.mkdir(mode=0o700, parents=True)
+        (self.path / "logs").mkdir(mode=0o700)
+        pid = os.getpid()
+        (self.path / "supervisor").write_text(f"{pid} {processes.start_stamp(pid)}")
+
+    def remove(self) -> None:
+        """Delete the folder with all it holds."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def new() -> RuntimeFolder:
+    """Name a folder for a cluster of this process; its supervisor creates it."""
+    pid = os.getpid()
+    return RuntimeFolder(parent() / f"{pid}-{processes.start_stamp(pid)}-{secrets.token_hex(3)}")
+
+
+def existing() -> list[RuntimeFolder]:
+    """Return the folders of all clusters of this user, also of other kernels."""
+    root = parent()
+    if not root.is_dir():
+        return []
+    return [RuntimeFolder(path) for path in root.iterdir() if _NAME.fullmatch(path.name)]
+
+
+def parent() -> Path:
+    """Return where the folders lie: under Jupyter's runtime folder, unless that path is too long
+    for the sockets in it."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    root = Path(jupyter_runtime_dir()) / "flyte"
+    if len(os.fsencode(root)) + _LONGEST_NAME > _SOCKET_PATH_LIMIT:
+        root = Path(tempfile.gettempdir()) / f"flyte-jupyter-{os.getuid()}"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = root.stat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        # A shared temporary folder is a place where somebody else may have been first.
+        raise PermissionError(f"{root} must belong to you alone (chmod 700)")
+    return root
+
+
+def _owner(name: str) -> tuple[int, int]:
+    match = _NAME.fullmatch(name)
+    return (int(match["pid"]), int(match["start"])) if match else (0, 0)
+
+
+def _alive(pid: int, stamp: int) -> bool:
+    return pid > 0 and processes.start_stamp(pid) == stamp

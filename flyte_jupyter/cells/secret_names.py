@@ -1,0 +1,85 @@
+"""Recognise a variable that holds a secret by its name, without looking at the value.
+
+A notebook sends a cell's inputs without being asked, so a password that happens to be read should
+not travel unnoticed. Names of parts of text (`pad_token`) and of places where a secret is found
+(`token_path`, `secret_name`) are told apart from the secret itself.
+"""
+
+from __future__ import annotations
+
+import re
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SINGLE = frozenset(
+    {
+        "apikey",
+        "credential",
+        "credentials",
+        "passphrase",
+        "passwd",
+        "password",
+        "passwords",
+        "secret",
+        "secrets",
+        "token",
+    }
+)
+_PAIRS = frozenset({("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key")})
+_ABOUT = frozenset(
+    {
+        "arn",
+        "column",
+        "count",
+        "dir",
+        "env",
+        "field",
+        "file",
+        "filename",
+        "header",
+        "label",
+        "length",
+        "name",
+        "names",
+        "path",
+        "pattern",
+        "prompt",
+        "regex",
+        "type",
+        "uri",
+        "url",
+        "var",
+    }
+)
+_OF_TEXT = frozenset(
+    {
+        "bos",
+        "cls",
+        "end",
+        "eos",
+        "first",
+        "last",
+        "mask",
+        "next",
+        "pad",
+        "prev",
+        "previous",
+        "sep",
+        "special",
+        "start",
+        "stop",
+        "unk",
+    }
+)
+
+
+def holds_secret(name: str, value: object) -> bool:
+    """Tell whether a variable of this name and value is to be taken for a secret."""
+    if not isinstance(value, str | bytes | bytearray) or not value:
+        return False
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if not words or words[-1] in _ABOUT:
+        return False
+    if any(pair in _PAIRS for pair in zip(words, words[1:], strict=False)):
+        return True
+    found = _SINGLE.intersection(words)
+    return bool(found - {"token"}) or ("token" in found and not _OF_TEXT.intersection(words))

@@ -1,0 +1,260 @@
+"""The notebook's side of one driver: requests, replies, and the driver's output.
+
+It lives on the session's event loop. What arrives on the output channel is relayed as it comes;
+a run is over when its reply has arrived and the driver has said that it is idle, so that nothing
+which the run printed comes after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import zmq
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from flyte_jupyter.driver import wire
+from flyte_jupyter.driver.comms import CommBridge
+from flyte_jupyter.driver.relay import NotebookSink, Relay, Sink, TextSink
+
+_WELCOME = 2.0
+
+Answer: TypeAlias = Callable[[str, bool], Awaitable[str | None]]
+"""Asks the user: called with a prompt and whether to hide what is typed; None means nobody can."""
+
+
+class DriverClient:
+    """Speaks to one driver process, for as long as it lives.
+
+    Parameters
+    ----------
+    connection
+        What a connection file would hold.
+    """
+
+    def __init__(self, connection: Mapping[str, Any]) -> None:
+        self._client = AsyncKernelClient()
+        self._client.load_connection_info(dict(connection))
+        self._relay = Relay(self._on_comm)
+        self._comms = CommBridge(self._forward)
+        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._idle: dict[str, asyncio.Event] = {}
+        self._answers: dict[str, Answer] = {}
+        self._mapped: dict[str, Callable[[], None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._subshell: asyncio.Future[str | None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def connect(self) -> None:
+        """Open the channels, and return when no output can be missed any more."""
+        self._client.start_channels(hb=False)
+        socket = self._client.iopub_channel.socket
+        assert socket is not None
+        socket.rcvhwm = 0
+        welcome = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._read_output(welcome)),
+            asyncio.create_task(self._read_replies(self._client.shell_channel)),
+            asyncio.create_task(self._read_replies(self._client.control_channel)),
+            asyncio.create_task(self._read_questions()),
+        ]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(welcome.wait(), _WELCOME)
+        self._housekeeper = self._send_shell(
+            "comm_open", {"comm_id": wire.TARGET, "target_name": wire.TARGET, "data": {}}
+        )
+
+    async def run(
+        self,
+        request: wire.TaskRequest,
+        buffers: Sequence[Any],
+        sink: Sink,
+        *,
+        answer: Answer | None = None,
+        on_mapped: Callable[[], None] = lambda: None,
+    ) -> tuple[wire.TaskReply, list[Any]]:
+        """Have the driver run one task.
+
+        Parameters
+        ----------
+        request, buffers
+            The task.
+        sink
+            Where its output goes.
+        answer
+            Answers the task's `input()`; without it the task is told that nobody can.
+        on_mapped
+            Called once the driver has mapped the inputs.
+
+        Returns
+        -------
+        reply, buffers
+            What it returned.
+        """
+        message = self._client.session.msg(wire.REQUEST, cast(dict[str, Any], request))
+        name = message["header"]["msg_id"]
+        self._relay.route(name, sink)
+        self._idle[name] = asyncio.Event()
+        self._mapped[name] = on_mapped
+        if answer:
+            self._answers[name] = answer
+        reply = self._expect(name)
+        message["buffers"] = list(buffers)
+        try:
+            self._client.shell_channel.send(message)
+            answered = await reply
+            await self._idle[name].wait()
+        finally:
+            for table in (self._idle, self._mapped, self._answers, self._replies):
+                cast(dict[str, Any], table).pop(name, None)
+        return cast(wire.TaskReply, answered["content"]), answered["buffers"]
+
+    async def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in what the driver is running."""
+        message = self._client.session.msg("interrupt_request", {})
+        self._client.control_channel.send(message)
+
+    def tidy(self, data: wire.Housekeeping) -> None:
+        """Tell the driver what it can let go of; from any thread."""
+        content = {"comm_id": wire.TARGET, "data": data}
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self._loop.call_soon_threadsafe(self._send_shell, "comm_msg", content)
+
+    def lose(self, error: Exception) -> None:
+        """Fail what is under way: the driver is gone."""
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(error)
+        for event in self._idle.values():
+            event.set()
+
+    def close(self) -> None:
+        """Close the channels."""
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(Exception):
+            self._comms.close()
+        self._client.stop_channels()
+        self._client.context.destroy(linger=0)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def _expect(self, name: str) -> asyncio.Future[dict[str, Any]]:
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._replies[name] = future
+        return future
+
+    async def _read_output(self, welcome: asyncio.Event) -> None:
+        channel = self._client.iopub_channel
+        while True:
+            message = await channel.get_msg(timeout=None)
+            kind = message["header"]["msg_type"]
+            parent = message["parent_header"].get("msg_id", "")
+            if kind == "iopub_welcome":
+                welcome.set()
+            elif kind == "status":
+                if message["content"]["execution_state"] == "idle" and parent in self._idle:
+                    self._idle[parent].set()
+            elif kind == "execute_input":
+                self._mapped.pop(parent, lambda: None)()
+            else:
+                try:
+                    self._relay.pass_on(message)
+                except Exception as error:  # noqa: BLE001 - one bad message must not end the rest
+                    TextSink().stream("stderr", f"flyte-jupyter: lost a {kind} message: {error}\n")
+
+    async def _read_replies(self, channel: Any) -> None:
+        while True:
+            message = await channel.get_msg(timeout=None)
+            future = self._replies.get(message["parent_header"].get("msg_id", ""))
+            if future and not future.done():
+                future.set_result(message)
+
+    async def _read_questions(self) -> None:
+        while True:
+            message = await self._client.stdin_channel.get_msg(timeout=None)
+            if message["header"]["msg_type"] != "input_request":
+                continue
+            answer = self._answers.get(message["parent_header"].get("msg_id", ""))
+            content = message["content"]
+            task = asyncio.ensure_future(self._reply_to(answer, content))
+            self._tasks.append(task)
+            task.add_done_callback(self._tasks.remove)
+
+    async def _reply_to(self, answer: Answer | None, content: dict[str, Any]) -> None:
+        value = await answer(content["prompt"], content["password"]) if answer else "\x04"
+        if value is not None:
+            self._client.input(value)
+
+    # -- comms ------------------------------------------------------------------------------
+
+    def _on_comm(self, message: dict[str, Any], sink: Sink) -> None:
+        self._comms.from_driver(message, sink)
+
+    def _forward(
+        self, kind: str, content: dict[str, Any], metadata: dict[str, Any], buffers: list[Any]
+    ) -> None:
+        """Hand a comm message of the page to the driver; on the page's thread."""
+        sink = _present_sink()
+        beside = threading.current_thread() is not threading.main_thread()
+
+        def send() -> None:
+            if beside:
+                task = asyncio.ensure_future(self._send_beside(kind, content, metadata, buffers, sink))
+                self._tasks.append(task)
+                task.add_done_callback(self._tasks.remove)
+            else:
+                self._send_shell(kind, content, metadata, buffers, sink=sink)
+
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(send)
+
+    async def _send_beside(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        metadata: dict[str, Any],
+        buffers: list[Any],
+        sink: Sink | None,
+    ) -> None:
+        """Send to a subshell of the driver: the page used one, to be heard while a cell runs."""
+        if self._subshell is None:
+            self._subshell = asyncio.ensure_future(self._make_subshell())
+        self._send_shell(kind, content, metadata, buffers, sink=sink, subshell=await self._subshell)
+
+    async def _make_subshell(self) -> str | None:
+        message = self._client.session.msg("create_subshell_request", {})
+        reply = self._expect(message["header"]["msg_id"])
+        self._client.control_channel.send(message)
+        content = (await reply)["content"]
+        return content.get("subshell_id") if content.get("status") == "ok" else None
+
+    def _send_shell(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        buffers: Sequence[Any] = (),
+        *,
+        sink: Sink | None = None,
+        subshell: str | None = None,
+    ) -> None:
+        message = self._client.session.msg(kind, content, metadata=metadata)
+        if subshell:
+            message["header"]["subshell_id"] = subshell
+        message["buffers"] = list(buffers)
+        if sink:
+            self._relay.route(message["header"]["msg_id"], sink)
+        with contextlib.suppress(zmq.ZMQError):
+            self._client.shell_channel.send(message)
+
+
+def _present_sink() -> Sink | None:
+    """Return the sink of what this thread is handling: a callback of a widget, mostly."""
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    return NotebookSink(shell) if shell is not None else None

@@ -1,0 +1,73 @@
+"""Comms between the notebook's page and a driver: what makes remote widgets live.
+
+A widget made by remote code opens a comm in its driver. Here a comm of the same id is opened towards
+the page, and what either side says is handed to the other, buffers included. The kernel builds no
+widget of its own; it needs not even ipywidgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flyte_jupyter.driver.relay import Sink
+
+
+class CommBridge:
+    """The comms of one driver.
+
+    Parameters
+    ----------
+    forward
+        Called with the type, content, metadata and buffers of a message for the driver; on whatever
+        thread the page's message was read.
+    """
+
+    def __init__(
+        self, forward: Callable[[str, dict[str, Any], dict[str, Any], list[Any]], None]
+    ) -> None:
+        self._forward = forward
+        self._comms: dict[str, Any] = {}
+
+    def from_driver(self, message: dict[str, Any], sink: Sink) -> None:
+        """Hand a comm message of the driver to the page."""
+        kind, content = message["header"]["msg_type"], message["content"]
+        name = content["comm_id"]
+        rest = {
+            "data": content.get("data"),
+            "metadata": message.get("metadata"),
+            "buffers": message.get("buffers"),
+        }
+        if kind == "comm_open":
+            self._comms[name] = sink.run(lambda: self._open(content, rest))
+        elif comm := self._comms.get(name):
+            if kind == "comm_close":
+                del self._comms[name]
+                sink.run(lambda: comm.close(**rest))
+            else:
+                sink.run(lambda: comm.send(**rest))
+
+    def _open(self, content: dict[str, Any], rest: dict[str, Any]) -> Any:
+        from comm import create_comm
+
+        comm = create_comm(
+            comm_id=content["comm_id"],
+            target_name=content["target_name"],
+            target_module=content.get("target_module"),
+            **rest,
+        )
+        comm.on_msg(lambda message: self._to_driver("comm_msg", message))
+        comm.on_close(lambda message: self._to_driver("comm_close", message))
+        return comm
+
+    def _to_driver(self, kind: str, message: dict[str, Any]) -> None:
+        content = message["content"]
+        if kind == "comm_close":
+            self._comms.pop(content["comm_id"], None)
+        self._forward(kind, content, message.get("metadata") or {}, message.get("buffers") or [])
+
+    def close(self) -> None:
+        """Close every comm towards the page; its widgets then show that they are dead."""
+        comms, self._comms = self._comms, {}
+        for comm in comms.values():
+            comm.close()

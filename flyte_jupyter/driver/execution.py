@@ -1,0 +1,145 @@
+"""Running one task in the driver's shell: a fresh namespace, a Flyte context, interrupts.
+
+The cell is compiled and run by IPython, on the main thread, so that magics, top-level `await`,
+display of the last expression and line numbers in tracebacks are what they are in a notebook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ipykernel.zmqshell import ZMQInteractiveShell
+
+
+class DriverShell(ZMQInteractiveShell):
+    """IPython's shell, which keeps a traceback for the reply instead of publishing it."""
+
+    remote_traceback: list[str] | None = None
+
+    def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
+        del etype, evalue
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.remote_traceback = list(stb)
+        self._last_traceback = stb
+
+    def init_virtualenv(self) -> None:
+        """Do nothing: the driver runs the notebook's own Python and path."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The code of one task and what it starts from.
+
+    Parameters
+    ----------
+    code
+        The body of the notebook's cell.
+    count
+        The notebook's execution count.
+    line
+        Lines above `code` in the notebook's cell.
+    inputs
+        Names and values to begin with.
+    """
+
+    code: str
+    count: int
+    line: int
+    inputs: Mapping[str, object]
+
+
+@contextlib.contextmanager
+def fresh_namespace(shell: DriverShell, inputs: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    """Give the shell an empty ``__main__`` that holds only `inputs`, for one task.
+
+    It is the real ``sys.modules["__main__"]`` meanwhile: pickling a function of the cell by value
+    depends on that, as does `multiprocessing`.
+    """
+    module = types.ModuleType("__main__")
+    namespace = module.__dict__
+    namespace["__builtins__"] = sys.modules["builtins"]
+    before = (shell.user_module, shell.user_ns, sys.modules["__main__"])
+    shell.user_module, shell.user_ns = module, namespace
+    shell.init_user_ns()
+    shell.user_ns_hidden = dict(namespace)
+    namespace.update(inputs)
+    sys.modules["__main__"] = module
+    try:
+        yield namespace
+    finally:
+        shell.user_module, shell.user_ns, sys.modules["__main__"] = before
+
+
+async def run_cell(shell: DriverShell, cell: Cell) -> BaseException | None:
+    """Run a cell as the notebook would, and return the exception that ended it, if one did."""
+    # Blank lines stand for those above the code, so that numbers count from the cell's first line.
+    code = "\n" * cell.line + cell.code
+    shell.execution_count = cell.count
+    shell.remote_traceback = None
+    transformed, problem = code, None
+    try:
+        transformed = "\n" * cell.line + shell.transform_cell(cell.code)
+    except Exception:  # noqa: BLE001 - IPython shows it, as for any cell
+        problem = sys.exc_info()
+    result = None
+    try:
+        result = await shell.run_cell_async(
+            code,
+            store_history=False,
+            transformed_cell=transformed,
+            preprocessing_exc_tuple=problem,
+        )
+    finally:
+        shell.events.trigger("post_execute")  # inline figures are drawn here
+        shell.events.trigger("post_run_cell", result)
+    failure: BaseException | None = result.error_before_exec or result.error_in_exec
+    return failure
+
+
+class Interruptible:
+    """Runs a coroutine so that SIGINT ends it at once, whatever it is doing.
+
+    In code that is running, KeyboardInterrupt is raised there. While everything awaits something,
+    there is no such code: then the task is cancelled, and what comes out is made the same
+    KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(self, coroutine: Any) -> Any:
+        """Run to the end, or raise KeyboardInterrupt."""
+        self._task = asyncio.ensure_future(coroutine)
+        previous = signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            return await self._task
+        except asyncio.CancelledError:
+            if self.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
+        del number
+        self.interrupted = True
+        while frame is not None:
+            if frame.f_code is _RUN_CODE:
+                raise KeyboardInterrupt
+            frame = frame.f_back
+        if self._task is not None:
+            loop = self._task.get_loop()
+            loop.call_soon_threadsafe(self._task.cancel)
+
+
+_RUN_CODE = ZMQInteractiveShell.run_code.__code__
+"""On the stack exactly while code of a cell is being executed."""

@@ -1,0 +1,96 @@
+"""The one file that touches private names of Flyte's SDK.
+
+A cell runs as a Flyte task: under a task context, through the task template of its environment's
+plugin, with the plugin's own `pre` and `post`. The SDK offers no public way to do that with native
+values on the caller's own thread, so three private names are used here, and contract tests fail
+loudly when a new SDK changes one of them:
+
+- `flyte._context.internal_ctx().replace_task_context`
+- `flyte._internal.controllers.create_controller`
+- `flyte.syncify.syncify._bg_loop`, a thread that would not survive the fork of a driver
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import flyte
+import flyte.syncify
+from flyte._context import internal_ctx
+from flyte._internal.controllers import create_controller
+from flyte.extend import AsyncFunctionTaskTemplate, TaskPluginRegistry
+from flyte.models import ActionID, CheckpointPaths, NativeInterface, RawDataPath, TaskContext
+from flyte.report import Report
+
+
+def _stop_background_loop() -> None:
+    flyte.syncify.syncify._bg_loop.stop()
+
+
+def _restart_background_loop() -> None:
+    background = flyte.syncify.syncify._bg_loop
+    if not background.thread.is_alive():
+        background.__init__(background.thread.name)  # type: ignore[misc]
+
+
+def survive_fork() -> None:
+    """Prepare for this process to be forked: stop the SDK's thread, restart it in each child."""
+    _stop_background_loop()
+    os.register_at_fork(after_in_child=_restart_background_loop)
+
+
+def build_task(
+    name: str, config: object | None, body: Callable[[], Awaitable[None]]
+) -> AsyncFunctionTaskTemplate[Any, Any, Any]:
+    """Make the task of which a cell is the body.
+
+    Parameters
+    ----------
+    name
+        Qualified name of the task: the environment's, a dot, the cell's.
+    config
+        The environment's plugin config; it decides the class of the template.
+    body
+        Runs the cell.
+    """
+    kind: Any = AsyncFunctionTaskTemplate
+    if config is not None:
+        kind = TaskPluginRegistry.find(type(config)) or AsyncFunctionTaskTemplate
+    interface = NativeInterface(inputs={}, outputs={})
+    return kind(name=name, func=body, interface=interface, plugin_config=config, image=None)  # type: ignore[no-any-return]
+
+
+async def run_task(
+    task: AsyncFunctionTaskTemplate[Any, Any, Any], run: str, folder: Path
+) -> None:
+    """Execute a task on the calling thread, under a task context of its own.
+
+    Parameters
+    ----------
+    task
+        What to execute.
+    run
+        Name of the run; it becomes that of the Flyte action.
+    folder
+        Where files of the run go; it is made when the first one is written.
+    """
+    create_controller("local")  # nested tasks are submitted to it
+    base = folder / run
+    context = TaskContext(
+        action=ActionID(name=run, run_name=run),
+        version="na",
+        raw_data_path=RawDataPath(path=str(base / "raw")),
+        output_path=str(base / "out"),
+        run_base_dir=str(base),
+        report=Report(name=task.name),
+        checkpoint_paths=CheckpointPaths(
+            prev_checkpoint_path=str(base / "checkpoint-before"),
+            checkpoint_path=str(base / "checkpoint"),
+        ),
+        mode="local",
+    )
+    with internal_ctx().replace_task_context(context):
+        await task.execute()

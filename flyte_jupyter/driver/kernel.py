@@ -1,0 +1,248 @@
+"""The driver: a Jupyter kernel beside the cluster, in which task code runs.
+
+A subclass of ipykernel's kernel, so that streams, rich display, comms, `input()`, interrupts and
+tracebacks are Jupyter's own. It adds one request, which carries a task and its buffers, and one
+comm, by which the notebook says what it no longer needs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+
+from flyte_jupyter.driver import execution, local_imports, transfer, wire
+from flyte_jupyter.driver.refs import RefStore
+from flyte_jupyter.driver.streams import DriverStream, Transcript
+from flyte_jupyter.driver.transfer import KeptBuffers, Parcel
+from flyte_jupyter.driver.wire import TaskReply, TaskRequest
+
+
+class DriverKernel(IPythonKernel):
+    """Runs tasks of one environment, one after the other."""
+
+    shell_class = execution.DriverShell
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.member: Any = None
+        self.folder = Path()
+        self.refs = RefStore("")
+        self.kept = KeptBuffers()
+        self.sent: dict[str, Parcel] = {}
+        self.shell_handlers[wire.REQUEST] = self.task_request
+        self.comm_manager.register_target(wire.TARGET, self._open_housekeeping)
+
+    def attach(self, member: Any, settings: dict[str, Any]) -> None:
+        """Learn which cluster this is the driver of.
+
+        Parameters
+        ----------
+        member
+            The engine's view of this process.
+        settings
+            Limits of output, from the session's configuration.
+        """
+        self.member = member
+        self.folder = member.folder
+        self.refs = RefStore(f"{member.folder.name[-6:]}.{member.generation}")
+        DriverStream.transcript = Transcript(
+            member.folder / "logs", settings["output_limit"], settings["output_rate"]
+        )
+
+    # -- the request ------------------------------------------------------------------------
+
+    async def task_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Run a task and reply with what it returned."""
+        content: TaskRequest = parent["content"]
+        buffers = [bytes(parent["buffers"][0]), *parent["buffers"][1:]]
+        message = parent["header"]["msg_id"]
+        cast(Any, DriverStream.transcript).begin(message, content["run"])
+        started = time.perf_counter()
+        self._forward_input(content["allow_stdin"])
+        try:
+            reply, frames = await self._perform(content, buffers, parent)
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the notebook
+            reply, frames = self._failure(error, "cell")
+        finally:
+            self._restore_input()
+        reply["seconds"] = time.perf_counter() - started
+        for output in (sys.stdout, sys.stderr):
+            output.flush()
+        if isinstance(sys.stdout, DriverStream):
+            sys.stdout.finish(parent["header"])
+        self.session.send(stream, wire.REPLY, reply, parent, ident=ident, buffers=frames)
+
+    async def _perform(
+        self, content: TaskRequest, buffers: list[Any], parent: dict[str, Any]
+    ) -> tuple[TaskReply, list[Any]]:
+        inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
+        # From here on the inputs are mapped; the notebook lets go of its copy when it reads this.
+        self._publish_execute_input(content["code"], parent, content["count"])
+        try:
+            inputs |= {name: self.refs.get(ref) for name, ref in content["refs"].items()}
+        except KeyError as missing:
+            return self._failure(missing, "refs")
+        self._connect()
+        self._follow(content["cwd"])
+        cell = execution.Cell(content["code"], content["count"], content["line"], inputs)
+        with execution.fresh_namespace(self.shell, inputs) as namespace:
+            error = await self._run(content["run"], pickle.loads(buffers[0]), cell)
+            if error is not None:
+                return self._failure(error, "cell")
+            return self._collect(content, namespace)
+
+    def _connect(self) -> None:
+        """Let the engine make this process a client of its cluster; only the first time."""
+        if connect := self.member.args["connect"]:
+            from importlib import import_module
+
+            module, _, function = connect.partition(":")
+            getattr(import_module(module), function)(self.member)
+            self.member.args["connect"] = ""
+
+    def _follow(self, cwd: str) -> None:
+        """Work where the notebook works, with local modules as they are now."""
+        with contextlib.suppress(OSError):
+            if os.getcwd() != cwd:  # noqa: PTH109 - one system call less
+                os.chdir(cwd)
+        local_imports.forget_changed()
+
+    async def _run(
+        self, run: str, declaration: dict[str, Any], cell: execution.Cell
+    ) -> BaseException | None:
+        from flyte_jupyter.driver import flyte_context
+
+        outcome: list[BaseException | None] = []
+
+        async def body() -> None:
+            outcome.append(await execution.run_cell(self.shell, cell))
+
+        task = flyte_context.build_task(declaration["name"], declaration["config"], body)
+        interruptible = execution.Interruptible()
+        try:
+            await interruptible.run(flyte_context.run_task(task, run, self.folder / "data"))
+        except KeyboardInterrupt as interrupt:
+            return interrupt
+        failure = outcome[0] if outcome else None
+        if interruptible.interrupted and type(failure).__name__ == "CancelledError":
+            return KeyboardInterrupt()
+        return failure
+
+    def _collect(
+        self, content: TaskRequest, namespace: dict[str, Any]
+    ) -> tuple[TaskReply, list[Any]]:
+        asked = [*content["returns"], *content["keeps"]]
+        if unbound := [name for name in asked if name not in namespace]:
+            names = ", ".join(f"`{name}`" for name in unbound)
+            return self._failure(NameError(f"the cell ended without binding {names}"), "outputs")
+        try:
+            parcel = transfer.pack({name: namespace[name] for name in content["returns"]})
+        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
+            return self._failure(error, "outputs")
+        kept = {name: self.refs.keep(namespace[name]) for name in content["keeps"]}
+        self.sent[content["run"]] = parcel
+        reply: TaskReply = {"status": "ok", "outputs": parcel.header, "refs": kept}
+        return reply, parcel.frames
+
+    def _failure(self, error: BaseException, where: Any) -> tuple[TaskReply, list[Any]]:
+        lines = self.shell.remote_traceback if where == "cell" else None
+        reply: TaskReply = {
+            "status": "error",
+            "where": where,
+            "ename": type(error).__name__,
+            "evalue": str(error),
+            "traceback": lines or self._format(error),
+            "exception": None,
+        }
+        self.shell.remote_traceback = None
+        try:
+            parcel = transfer.pack({"exception": error}, shared=False)
+        except Exception:  # noqa: BLE001 - then it is told, not sent
+            return reply, []
+        reply["exception"] = parcel.header
+        return reply, parcel.frames
+
+    def _format(self, error: BaseException) -> list[str]:
+        tb = self.shell.InteractiveTB
+        lines: list[str] = tb.structured_traceback(type(error), error, error.__traceback__)
+        return lines
+
+    # -- housekeeping -----------------------------------------------------------------------
+
+    def _open_housekeeping(self, comm: Any, message: Any) -> None:
+        del message
+        comm.on_msg(lambda msg: self._tidy(msg["content"]["data"]))
+
+    def _tidy(self, data: wire.Housekeeping) -> None:
+        if parcel := self.sent.pop(data.get("received", ""), None):
+            parcel.close()
+        for name in data.get("drop", ()):
+            self.refs.drop(name)
+
+
+class DriverApp(IPKernelApp):
+    """ipykernel's application, less what belongs to a person's own kernel."""
+
+    kernel_class = DriverKernel
+    outstream_class = "flyte_jupyter.driver.streams.DriverStream"
+
+    def init_extensions(self) -> None:
+        """Load nothing: extensions of the user's profile belong to the notebook."""
+
+    def init_code(self) -> None:
+        """Run no start-up files, for the same reason."""
+
+    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+        """Read no configuration, for the same reason."""
+
+    def write_connection_file(self, **kwargs: Any) -> None:
+        """Write none: the notebook made the key, and no file needs to hold it."""
+
+    def init_connection_file(self) -> None:
+        """Read none, for the same reason."""
+
+
+def main(member: Any) -> None:
+    """Be the driver of a cluster until it goes.
+
+    Parameters
+    ----------
+    member
+        The engine's view of this process; its arguments hold the key and the settings.
+    """
+    connection = wire.connection(member.folder, member.generation, member.args["key"])
+    app = DriverApp.instance(user_ns={}, log_level="WARN", quiet=True)
+    app.session.key = connection.pop("key").encode()
+    app.session.signature_scheme = connection.pop("signature_scheme")
+    for name, value in connection.items():
+        setattr(app, name, value)
+    app.config.HistoryManager.enabled = False
+    app.initialize([])
+    settings = member.args["settings"]
+    app.kernel.attach(member, settings)
+    local_imports.install(settings["local_roots"])
+    _leave_politely()
+    member.ready()
+    app.start()
+
+
+def _leave_politely() -> None:
+    """On SIGTERM run exit handlers, as a process that ends by itself would, and go."""
+
+    def leave(number: int, frame: Any) -> None:
+        del number, frame
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)

@@ -1,0 +1,91 @@
+"""What crosses between the notebook kernel and a driver, in one place.
+
+The wire is Jupyter's messaging protocol. This project adds one request to it, `task_request` on the
+shell channel, whose buffers are the environment, then the inputs' frames; and one comm, `TARGET`,
+by which the notebook tells the driver what it no longer needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+REQUEST = "task_request"
+REPLY = "task_reply"
+TARGET = "flyte_jupyter"
+"""Comm target of `Housekeeping` messages, from the notebook to the driver."""
+
+
+class TaskRequest(TypedDict):
+    """Content of a `task_request`. The first buffer is the pickled `Declaration`."""
+
+    run: str
+    code: str
+    count: int
+    """The notebook's execution count, for ``Cell In[n]`` in tracebacks."""
+    line: int
+    """Lines of the notebook cell above `code`, so that line numbers are the cell's own."""
+    inputs: Any
+    """`transfer.ParcelHeader` of the remaining buffers."""
+    refs: dict[str, str]
+    """Inputs that lie in the driver: name to ref."""
+    returns: list[str]
+    keeps: list[str]
+    allow_stdin: bool
+    cwd: str
+
+
+class RefInfo(TypedDict):
+    """What the notebook knows of a value that stays in a driver."""
+
+    id: str
+    type: str
+    size: int
+    preview: str
+
+
+class TaskReply(TypedDict, total=False):
+    """Content of a `task_reply`; its buffers are the frames of `outputs` or of `exception`."""
+
+    status: Literal["ok", "error"]
+    seconds: float
+    outputs: Any
+    refs: dict[str, RefInfo]
+    ename: str
+    evalue: str
+    traceback: list[str]
+    exception: Any
+    where: Literal["cell", "outputs", "refs"]
+    """What failed: the cell itself, returning its values, or a ref that is gone."""
+
+
+class Housekeeping(TypedDict, total=False):
+    """Data of a comm message to `TARGET`."""
+
+    received: str
+    """A run whose outputs have been mapped; the driver may let go of its copy."""
+    drop: list[str]
+    """Refs to which the notebook holds no handle any more."""
+
+
+def connection(folder: Path, generation: int, key: str) -> dict[str, Any]:
+    """Return a driver's connection, as Jupyter's connection files have it.
+
+    Parameters
+    ----------
+    folder
+        The cluster's folder, which holds the sockets.
+    generation
+        Which driver of this cluster.
+    key
+        The key that signs its messages.
+    """
+    channels = ("shell", "iopub", "stdin", "control", "hb")
+    ports = {f"{channel}_port": number for number, channel in enumerate(channels, 1)}
+    return {
+        "transport": "ipc",
+        "ip": str(folder / f"d{generation}"),
+        "key": key,
+        "signature_scheme": "hmac-sha256",
+        **ports,
+    }

@@ -1,0 +1,61 @@
+"""Reading the quantities of `flyte.Resources`: cores and bytes, in the notation of Kubernetes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from flyte_jupyter.errors import EngineError
+
+_UNITS = {
+    "": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+}  # fmt: skip
+
+
+def cores(resources: Any) -> int:
+    """Return how many threads the CPUs of some resources are worth, at least 1; 0 if unsaid.
+
+    Raises
+    ------
+    EngineError
+        The quantity cannot be read.
+    """
+    value = _request(getattr(resources, "cpu", None))
+    if value is None:
+        return 0
+    text = str(value)
+    try:
+        number = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0 or math.isinf(number):
+        raise EngineError(
+            "cpu must be a positive number of cores", seen=repr(value), fix='Write 2, "1.5" or "500m".'
+        )
+    return max(1, int(number))
+
+
+def memory_bytes(resources: Any) -> int:
+    """Return the memory of some resources in bytes; 0 if unsaid.
+
+    Raises
+    ------
+    EngineError
+        The quantity cannot be read.
+    """
+    value = _request(getattr(resources, "memory", None))
+    if value is None:
+        return 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", str(value).strip())
+    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise EngineError(
+            "memory must be a positive size", seen=repr(value), fix='Write "512Mi" or "4Gi".'
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _request(value: Any) -> Any:
+    """Flyte takes one value or a (request, limit) pair; what a process may use is the limit."""
+    return value[1] if isinstance(value, (tuple, list)) and len(value) == 2 else value

@@ -1,1 +1,82 @@
-"""Run notebook cells as Flyte 2 tasks on clusters that live exactly as long as the kernel."""
+"""Run notebook cells as Flyte 2 tasks on clusters that live exactly as long as the kernel.
+
+In a notebook, ``%load_ext flyte_jupyter`` adds ``%%flyte_task`` and ``%flyte``. In a script or a test,
+`session` gives the same without magics.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from flyte_jupyter.errors import (
+    CaptureError,
+    ClusterError,
+    ClusterLost,
+    DriverLost,
+    EngineError,
+    EnvironmentNotFound,
+    FlyteJupyterError,
+    RefLost,
+    RemoteError,
+    TaskTimeout,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from flyte_jupyter.config import FlyteJupyter
+    from flyte_jupyter.session import CellTask, Ref, Run, Session, session
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CaptureError",
+    "CellTask",
+    "ClusterError",
+    "ClusterLost",
+    "DriverLost",
+    "EngineError",
+    "EnvironmentNotFound",
+    "FlyteJupyter",
+    "FlyteJupyterError",
+    "Ref",
+    "RefLost",
+    "RemoteError",
+    "Run",
+    "Session",
+    "TaskTimeout",
+    "UsageError",
+    "load_ipython_extension",
+    "session",
+    "unload_ipython_extension",
+]
+
+_LAZY = {
+    "CellTask": "flyte_jupyter.session",
+    "FlyteJupyter": "flyte_jupyter.config",
+    "Ref": "flyte_jupyter.session",
+    "Run": "flyte_jupyter.session",
+    "Session": "flyte_jupyter.session",
+    "session": "flyte_jupyter.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is heavy when it is first asked for, so that loading the extension is cheap."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magics; called by ``%load_ext flyte_jupyter``."""
+    from flyte_jupyter.magics.extension import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Remove the magics and take everything down; called by ``%unload_ext flyte_jupyter``."""
+    from flyte_jupyter.magics.extension import unload
+
+    unload(shell)

@@ -8,15 +8,16 @@ import re
 import sys
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import TYPE_CHECKING
 
 from flyte_jupyter.cells.local_modules import is_local_name
 from flyte_jupyter.cells.secret_names import holds_secret
 from flyte_jupyter.errors import CaptureError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flyte_jupyter.cells.names import CellNames
     from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from flyte_jupyter.cells.names import CellNames
 
 _HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_ih|_oh|_dh")
 _HISTORY_LISTS = {"In": "_ih", "Out": "_oh"}
@@ -154,7 +155,8 @@ def _is_the_shells(name: str, namespace: Mapping[str, object]) -> bool:
         history = _HISTORY_LISTS[name]
         return history not in namespace or value is namespace[history]
     if name in _SHELL_NAMES:
-        makers = (getattr(value, "__module__", None), type(value).__module__)
+        scope: dict[str, object] = getattr(value, "__globals__", {})  # `open` hides its module
+        makers = (type(value).__module__, getattr(value, "__module__", ""), scope.get("__name__"))
         return any(str(maker).partition(".")[0] in _SHELL_PACKAGES for maker in makers)
     return _HISTORY.fullmatch(name) is not None
 

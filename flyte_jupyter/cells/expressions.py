@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import TypeAlias, TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from flyte_jupyter.cells.free_names import free_names
 from flyte_jupyter.cells.scopes import Ledger, State, meet

@@ -11,7 +11,7 @@ import ast
 import dis
 from dataclasses import dataclass
 from types import CodeType
-from typing import cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 _SITE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 
@@ -33,10 +34,11 @@ def lies_under(path: str, folders: tuple[str, ...]) -> bool:
 
 
 def is_installed(path: str) -> bool:
-    """Tell whether a resolved path belongs to Python or to an environment's packages."""
-    return not _SITE_FOLDERS.isdisjoint(path.split(os.sep)) or lies_under(path, _prefix_folders())
+    """Tell whether a path belongs to Python or to an environment's packages."""
+    return not _SITE_FOLDERS.isdisjoint(Path(path).parts) or lies_under(path, _prefix_folders())
 
 
+@functools.lru_cache(maxsize=8)
 def user_folders(cwd: str, search_path: tuple[str, ...]) -> tuple[str, ...]:
     """Return the folders in which the user's own modules can lie: cwd and part of `sys.path`."""
     folders = [os.path.realpath(entry or cwd) for entry in (cwd, *search_path)]
@@ -54,7 +56,7 @@ def editables(search_path: tuple[str, ...]) -> Editables:
     names: set[str] = set()
     folders: list[str] = []
     for entry in search_path:
-        if not _SITE_FOLDERS.isdisjoint(entry.split(os.sep)):
+        if not _SITE_FOLDERS.isdisjoint(Path(entry).parts):
             projects = _editable_projects(Path(entry), names)
             if projects:
                 folders += _source_folders(Path(entry), projects)
@@ -70,7 +72,7 @@ def _prefix_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     libraries = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix):
-        libraries += [os.path.join(prefix, part) for part in ("bin", "lib", "lib64", "share")]  # noqa: PTH118 - resolved below
+        libraries += [f"{prefix}/{part}" for part in ("bin", "lib", "lib64", "share")]
     return tuple(dict.fromkeys(os.path.realpath(library) for library in libraries))
 
 
@@ -86,7 +88,7 @@ def _editable_projects(site: Path, names: set[str]) -> tuple[str, ...]:
             continue
         if not origin.get("dir_info", {}).get("editable"):
             continue
-        projects.append(os.path.realpath(origin["url"].removeprefix("file://")))
+        projects.append(os.path.realpath(unquote(origin["url"].removeprefix("file://"))))
         names.update(provided)
         names.add(record.parent.name.partition("-")[0].replace(".", "_").lower())
     return tuple(projects)
@@ -100,7 +102,7 @@ def _source_folders(site: Path, projects: tuple[str, ...]) -> list[str]:
             lines = pth.read_text().splitlines()
         except (OSError, ValueError):
             continue
-        resolved = [os.path.realpath(line) for line in lines if os.path.isabs(line)]  # noqa: PTH117 - a line of text
+        resolved = [os.path.realpath(line) for line in lines if line.startswith(os.sep)]
         folders += [
             line for line in resolved if line not in projects and lies_under(line, projects)
         ]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import ast
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flyte_jupyter.cells.ipython_syntax import IPythonSyntax, parse
 from flyte_jupyter.cells.scopes import MODULE_NAMES, Ledger
 from flyte_jupyter.cells.statements import StatementWalker
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ not travel unnoticed. Names of parts of text (`pad_token`) and of places where a
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SINGLE = frozenset(
@@ -79,7 +80,7 @@ def holds_secret(name: str, value: object) -> bool:
     words = [word.lower() for word in _WORDS.findall(name)]
     if not words or words[-1] in _ABOUT:
         return False
-    if any(pair in _PAIRS for pair in zip(words, words[1:], strict=False)):
+    if any(pair in _PAIRS for pair in pairwise(words)):
         return True
     found = _SINGLE.intersection(words)
     return bool(found - {"token"}) or ("token" in found and not _OF_TEXT.intersection(words))

@@ -19,5 +19,5 @@ def human_size(size: int) -> str:
     for unit in _UNITS:
         value /= 1024
         if abs(value) < 1023.95:  # what rounds to 1024.0 belongs to the next unit
-            break
-    return f"{value:.1f} {unit}"
+            return f"{value:.1f} {unit}"
+    return f"{value:.1f} {_UNITS[-1]}"

@@ -1,11 +1,11 @@
 """Follow the statements of a cell's top level, and of class bodies in it, along every way."""
 
-# ruff: noqa: N802 - `ast.NodeVisitor` looks methods up by the names of the node classes
+# ruff: noqa: N802, N815 - `ast.NodeVisitor` looks methods up by the names of the node classes
 from __future__ import annotations
 
 import ast
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flyte_jupyter.cells.expressions import ExpressionWalker
 from flyte_jupyter.cells.scopes import Ledger, State, meet
@@ -22,16 +22,24 @@ _WAITING_DECORATORS = frozenset(
         "classmethod",
         "contextmanager",
         "dataclass",
+        "delayed",
         "deleter",
         "final",
         "getter",
+        "jit",
         "lru_cache",
+        "njit",
+        "overload",
         "override",
+        "pandas_udf",
         "property",
+        "remote",
         "setter",
         "singledispatch",
         "staticmethod",
+        "task",
         "total_ordering",
+        "udf",
         "wraps",
     }
 )
@@ -132,12 +140,12 @@ class StatementWalker(ExpressionWalker):
     def _define(
         self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, free: tuple[str, ...]
     ) -> None:
-        if node.name.isidentifier():
-            self.ledger.bind(node.name)
-            self.ledger.defer(node.name, free)
         if not all(_last_name(item) in _WAITING_DECORATORS for item in node.decorator_list):
             for name in free:
                 self.ledger.read_global(name)
+        if node.name.isidentifier():
+            self.ledger.bind(node.name)
+            self.ledger.defer(node.name, free)
 
     def _type_parameters(self, node: ast.AST) -> AbstractContextManager[None]:
         """Bounds and defaults of type parameters are lazy; reading them now does no harm."""
@@ -225,7 +233,7 @@ class StatementWalker(ExpressionWalker):
         self.follow(node.finalbody, before)
         self.follow(node.finalbody, meet(ends))
 
-    visit_TryStar = visit_Try  # noqa: N815 - the name that ast.NodeVisitor looks for
+    visit_TryStar = visit_Try
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         """Bind the exception; Python deletes the name at the end of the handler."""

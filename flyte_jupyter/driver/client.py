@@ -37,7 +37,7 @@ class DriverClient:
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self._client = AsyncKernelClient()
-        self._client.load_connection_info(dict(connection))
+        self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
         self._relay = Relay(self._on_comm)
         self._comms = CommBridge(self._forward)
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -63,7 +63,7 @@ class DriverClient:
         ]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(welcome.wait(), _WELCOME)
-        self._housekeeper = self._send_shell(
+        self._send_shell(
             "comm_open", {"comm_id": wire.TARGET, "target_name": wire.TARGET, "data": {}}
         )
 
@@ -163,7 +163,7 @@ class DriverClient:
             else:
                 try:
                     self._relay.pass_on(message)
-                except Exception as error:  # noqa: BLE001 - one bad message must not end the rest
+                except Exception as error:
                     TextSink().stream("stderr", f"flyte-jupyter: lost a {kind} message: {error}\n")
 
     async def _read_replies(self, channel: Any) -> None:
@@ -203,7 +203,9 @@ class DriverClient:
 
         def send() -> None:
             if beside:
-                task = asyncio.ensure_future(self._send_beside(kind, content, metadata, buffers, sink))
+                task = asyncio.ensure_future(
+                    self._send_beside(kind, content, metadata, buffers, sink)
+                )
                 self._tasks.append(task)
                 task.add_done_callback(self._tasks.remove)
             else:

@@ -27,7 +27,7 @@ from flyte.report import Report
 
 
 def _stop_background_loop() -> None:
-    flyte.syncify.syncify._bg_loop.stop()
+    flyte.syncify.syncify._bg_loop.stop()  # type: ignore[no-untyped-call]
 
 
 def _restart_background_loop() -> None:
@@ -63,9 +63,7 @@ def build_task(
     return kind(name=name, func=body, interface=interface, plugin_config=config, image=None)  # type: ignore[no-any-return]
 
 
-async def run_task(
-    task: AsyncFunctionTaskTemplate[Any, Any, Any], run: str, folder: Path
-) -> None:
+async def run_task(task: AsyncFunctionTaskTemplate[Any, Any, Any], run: str, folder: Path) -> None:
     """Execute a task on the calling thread, under a task context of its own.
 
     Parameters

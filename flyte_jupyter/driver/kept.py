@@ -64,6 +64,10 @@ class Shipment:
         """Count what was sent as kept: the receiver has acknowledged the parcel."""
         self.owner._settle(self, arrived=True)
 
+    def discard(self, digest: str) -> None:
+        """Have `digest` not kept after all, before anything was sent."""
+        self.owner._discard(self, digest)
+
     def abandon(self) -> None:
         """Count nothing as kept, and have the receiver forget whatever may have arrived."""
         self.owner._settle(self, arrived=False)
@@ -145,6 +149,13 @@ class SentBuffers:
         self._forget.add(copy.key)
         self._held -= copy.size
         self._count -= 1
+
+    def _discard(self, shipment: Shipment, digest: str) -> None:
+        with self._lock:
+            copy = shipment.fresh.pop(digest)
+            if shipment.epoch == self._epoch:
+                self._held -= copy.size
+                self._count -= 1
 
     def _settle(self, shipment: Shipment, *, arrived: bool) -> None:
         with self._lock:

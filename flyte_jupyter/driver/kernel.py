@@ -20,17 +20,18 @@ from typing import Any, cast
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
-from flyte_jupyter.driver import execution, local_imports, transfer, wire
+from flyte_jupyter.driver import local_imports, shell, transfer, wire
 from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.streams import DriverStream, Transcript
 from flyte_jupyter.driver.transfer import KeptBuffers, Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
+from flyte_jupyter.errors import FlyteJupyterError
 
 
 class DriverKernel(IPythonKernel):
     """Runs tasks of one environment, one after the other."""
 
-    shell_class = execution.DriverShell
+    shell_class = shell.DriverShell
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -55,6 +56,7 @@ class DriverKernel(IPythonKernel):
         self.member = member
         self.folder = member.folder
         self.refs = RefStore(f"{member.folder.name[-6:]}.{member.generation}")
+        self.refs.publish()
         DriverStream.transcript = Transcript(
             member.folder / "logs", settings["output_limit"], settings["output_rate"]
         )
@@ -71,7 +73,7 @@ class DriverKernel(IPythonKernel):
         self._forward_input(content["allow_stdin"])
         try:
             reply, frames = await self._perform(content, buffers, parent)
-        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the notebook
+        except BaseException as error:
             reply, frames = self._failure(error, "cell")
         finally:
             self._restore_input()
@@ -85,17 +87,16 @@ class DriverKernel(IPythonKernel):
     async def _perform(
         self, content: TaskRequest, buffers: list[Any], parent: dict[str, Any]
     ) -> tuple[TaskReply, list[Any]]:
-        inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
+        try:
+            inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
+        except FlyteJupyterError as problem:
+            return self._failure(problem, "inputs")
         # From here on the inputs are mapped; the notebook lets go of its copy when it reads this.
         self._publish_execute_input(content["code"], parent, content["count"])
-        try:
-            inputs |= {name: self.refs.get(ref) for name, ref in content["refs"].items()}
-        except KeyError as missing:
-            return self._failure(missing, "refs")
         self._connect()
         self._follow(content["cwd"])
-        cell = execution.Cell(content["code"], content["count"], content["line"], inputs)
-        with execution.fresh_namespace(self.shell, inputs) as namespace:
+        cell = shell.Cell(content["code"], content["count"], content["line"], inputs)
+        with shell.fresh_namespace(self.shell, inputs) as namespace:
             error = await self._run(content["run"], pickle.loads(buffers[0]), cell)
             if error is not None:
                 return self._failure(error, "cell")
@@ -118,17 +119,17 @@ class DriverKernel(IPythonKernel):
         local_imports.forget_changed()
 
     async def _run(
-        self, run: str, declaration: dict[str, Any], cell: execution.Cell
+        self, run: str, declaration: dict[str, Any], cell: shell.Cell
     ) -> BaseException | None:
         from flyte_jupyter.driver import flyte_context
 
         outcome: list[BaseException | None] = []
 
         async def body() -> None:
-            outcome.append(await execution.run_cell(self.shell, cell))
+            outcome.append(await shell.run_cell(self.shell, cell))
 
         task = flyte_context.build_task(declaration["name"], declaration["config"], body)
-        interruptible = execution.Interruptible()
+        interruptible = shell.Interruptible()
         try:
             await interruptible.run(flyte_context.run_task(task, run, self.folder / "data"))
         except KeyboardInterrupt as interrupt:
@@ -146,8 +147,10 @@ class DriverKernel(IPythonKernel):
             names = ", ".join(f"`{name}`" for name in unbound)
             return self._failure(NameError(f"the cell ended without binding {names}"), "outputs")
         try:
-            parcel = transfer.pack({name: namespace[name] for name in content["returns"]})
-        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
+            parcel = transfer.pack(
+                {name: namespace[name] for name in content["returns"]}, folder=self.folder
+            )
+        except Exception as error:
             return self._failure(error, "outputs")
         kept = {name: self.refs.keep(namespace[name]) for name in content["keeps"]}
         self.sent[content["run"]] = parcel
@@ -167,7 +170,7 @@ class DriverKernel(IPythonKernel):
         self.shell.remote_traceback = None
         try:
             parcel = transfer.pack({"exception": error}, shared=False)
-        except Exception:  # noqa: BLE001 - then it is told, not sent
+        except Exception:
             return reply, []
         reply["exception"] = parcel.header
         return reply, parcel.frames

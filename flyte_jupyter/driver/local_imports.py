@@ -17,13 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-
-import cloudpickle
 from typing import TYPE_CHECKING
 
+import cloudpickle
+
 if TYPE_CHECKING:
-    from types import ModuleType
     from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
 Stamp = tuple[int, int]
 
@@ -90,7 +90,8 @@ class LocalFinder:
         cloudpickle.register_pickle_by_value(module)
         parent = module.__name__.rpartition(".")[0]
         while parent in sys.modules:
-            cloudpickle.register_pickle_by_value(sys.modules[parent])
+            if self._is_local_namespace(sys.modules[parent]):
+                cloudpickle.register_pickle_by_value(sys.modules[parent])
             parent = parent.rpartition(".")[0]
 
     def forget_changed(self) -> tuple[str, ...]:
@@ -123,8 +124,13 @@ class LocalFinder:
             }
         return stale
 
+    def _is_local_namespace(self, package: ModuleType) -> bool:
+        """Tell a folder of the notebook's from a namespace of installed packages (`google`)."""
+        folders = [os.path.realpath(folder) for folder in package.__path__]
+        return package.__file__ is None and all(self._is_local(folder) for folder in folders)
+
     def _is_local(self, path: str) -> bool:
-        if not _SITE_FOLDERS.isdisjoint(path.split(os.sep)):
+        if not _SITE_FOLDERS.isdisjoint(Path(path).parts):
             return False
         if path.startswith(os.path.realpath(sysconfig.get_path("stdlib")) + os.sep):
             return False
@@ -133,7 +139,7 @@ class LocalFinder:
 
 def _stamp(path: str) -> Stamp | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 - before every task, and twice as fast as Path
+        status = Path(path).stat()
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size

@@ -82,8 +82,8 @@ def _reduce_ndarray(values: np.ndarray[Any, Any]) -> Reduced:
     import numpy as np
 
     order, back = _memory_order(values.strides)
-    ordered = np.ascontiguousarray(values.transpose(order))
-    raw = ordered.reshape(-1).view(np.uint8)
+    ordered = values.transpose(order)
+    raw = np.ascontiguousarray(ordered).reshape(-1).view(np.uint8)
     if not values.flags.writeable:
         raw.flags.writeable = False
     return _rebuild_ndarray, (PickleBuffer(raw.data), values.dtype, ordered.shape, back)

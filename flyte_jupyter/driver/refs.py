@@ -8,8 +8,29 @@ import sys
 from typing import Any
 
 from flyte_jupyter.driver.wire import RefInfo
+from flyte_jupyter.errors import RefLost
 
 _PREVIEW = 500
+
+
+_store: RefStore | None = None
+
+
+def resolve(name: str) -> object:
+    """Return the value of a ref; what a notebook's handle is unpickled as, inside its driver.
+
+    Raises
+    ------
+    RefLost
+        This process holds no such value.
+    """
+    if _store is None or name not in _store:
+        raise RefLost(
+            "a ref among the inputs is gone",
+            seen=f"this driver holds no value {name}",
+            fix="Run the cell that made it again.",
+        )
+    return _store.get(name)
 
 
 class RefStore:
@@ -39,6 +60,14 @@ class RefStore:
             "preview": preview(value),
         }
 
+    def publish(self) -> None:
+        """Make these the values that `resolve` finds."""
+        global _store  # noqa: PLW0603
+        _store = self
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
     def get(self, name: str) -> object:
         """Return a value.
 
@@ -62,7 +91,7 @@ def size_of(value: Any) -> int:
             if callable(size):
                 size = size(deep=False)
             return int(size.sum() if hasattr(size, "sum") else size)
-        except Exception:  # noqa: BLE001, S112, PERF203 - any object may answer anything
+        except Exception:  # noqa: S112 - any object may answer anything
             continue
     return sys.getsizeof(value, 0)
 
@@ -71,6 +100,6 @@ def preview(value: object) -> str:
     """Return a short text of a value; never raises, and never prints a whole collection."""
     try:
         text = repr(value) if hasattr(value, "shape") else reprlib.Repr().repr(value)
-    except Exception as error:  # noqa: BLE001 - a broken __repr__ must not fail the run
+    except Exception as error:
         return f"<repr failed: {type(error).__name__}: {error}>"
     return text if len(text) <= _PREVIEW else text[: _PREVIEW - 1] + "…"

@@ -72,12 +72,14 @@ class NotebookSink:
     ----------
     shell
         The notebook's IPython shell.
+    count
+        The ``n`` of the cell's ``Out[n]``.
     """
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, count: int = 0) -> None:
         self._shell = shell
         self._context = contextvars.copy_context()
-        self.count = shell.execution_count
+        self.count = count or shell.execution_count
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call something in the context of the cell."""
@@ -109,7 +111,7 @@ class NotebookSink:
         self.run(self._show_result, content)
 
     def _show_result(self, content: dict[str, Any]) -> None:
-        hook = sys.displayhook if _captured(sys.displayhook) else self._shell.displayhook
+        hook: Any = sys.displayhook if _captured(sys.displayhook) else self._shell.displayhook
         if not hasattr(hook, "pub_socket") or _captured(self._shell.display_pub):
             self._publish(content, False)
             return

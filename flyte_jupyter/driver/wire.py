@@ -27,8 +27,6 @@ class TaskRequest(TypedDict):
     """Lines of the notebook cell above `code`, so that line numbers are the cell's own."""
     inputs: Any
     """`transfer.ParcelHeader` of the remaining buffers."""
-    refs: dict[str, str]
-    """Inputs that lie in the driver: name to ref."""
     returns: list[str]
     keeps: list[str]
     allow_stdin: bool
@@ -55,8 +53,8 @@ class TaskReply(TypedDict, total=False):
     evalue: str
     traceback: list[str]
     exception: Any
-    where: Literal["cell", "outputs", "refs"]
-    """What failed: the cell itself, returning its values, or a ref that is gone."""
+    where: Literal["cell", "inputs", "outputs"]
+    """What failed: the cell itself, or the way of its values in or out."""
 
 
 class Housekeeping(TypedDict, total=False):

@@ -71,9 +71,7 @@ class DaskEngine:
             )
         workers = options.get("workers", "1")
         if not workers.isdigit() or int(workers) < 1:
-            raise UsageError(
-                "--workers takes a whole number of at least 1", seen=f"{workers!r}"
-            )
+            raise UsageError("--workers takes a whole number of at least 1", seen=f"{workers!r}")
         import flyte
         from flyteplugins.dask import Dask, WorkerGroup
 

@@ -81,7 +81,7 @@ def _add_lazy_dashboard(scheduler: Any, prefix: str) -> None:
     does not know the token gets nothing.
     """
 
-    class FirstVisit(RequestHandler):  # type: ignore[misc]
+    class FirstVisit(RequestHandler):
         async def get(self) -> None:
             page = await asyncio.to_thread(_import_dashboard)
             if not hasattr(scheduler, "_dashboard_added"):

@@ -32,7 +32,9 @@ def cores(resources: Any) -> int:
         number = 0.0
     if not number > 0 or math.isinf(number):
         raise EngineError(
-            "cpu must be a positive number of cores", seen=repr(value), fix='Write 2, "1.5" or "500m".'
+            "cpu must be a positive number of cores",
+            seen=repr(value),
+            fix='Write 2, "1.5" or "500m".',
         )
     return max(1, int(number))
 

@@ -70,7 +70,6 @@ class LocalBackend:
         self._method = default if method == "auto" else method
         self._preload = list(preload)
         self._clusters: dict[str, _Cluster] = {}
-        self._pid = os.getpid()
 
     async def create(self, name: str, spec: ClusterSpec, driver: DriverLaunch) -> None:
         """Begin to start a cluster, unless one of that name is there."""
@@ -82,7 +81,9 @@ class LocalBackend:
             process = self._start_supervisor(folder, theirs)
         except OSError as error:
             ours.close()
-            raise ClusterError(f"the supervisor of {name} cannot be started", seen=str(error)) from None
+            raise ClusterError(
+                f"the supervisor of {name} cannot be started", seen=str(error)
+            ) from None
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**26)
@@ -161,10 +162,11 @@ class LocalBackend:
         """End the driver and what it has started, and start another."""
         await self._say(name, {"do": "restart_driver"})
 
-    async def dismiss(self, name: str) -> None:
+    def dismiss(self, name: str) -> None:
         """Close the channel to a cluster that has failed, once its logs have been read."""
         if cluster := self._clusters.get(name):
-            cluster.writer.write_eof()
+            with contextlib.suppress(OSError, RuntimeError):
+                cluster.writer.write_eof()
 
     async def delete(self, name: str) -> None:
         """Take a cluster down and return when nothing of it is left."""
@@ -190,7 +192,9 @@ class LocalBackend:
         generation = next(
             (m["generation"] for m in cluster.status["members"] if m["role"] == DRIVER), 0
         )
-        return DriverAddress(wire.connection(cluster.folder.path, generation, cluster.key), generation)
+        return DriverAddress(
+            wire.connection(cluster.folder.path, generation, cluster.key), generation
+        )
 
     def folder(self, name: str) -> Path | None:
         """Return the cluster's folder."""
@@ -209,14 +213,6 @@ class LocalBackend:
                 return file.read().decode(errors="replace")
         except OSError:
             return ""
-
-    def abandon(self) -> None:
-        """Let go of everything at once, at the end of the process; supervisors do the rest."""
-        if os.getpid() != self._pid:
-            return  # a forked child of the kernel owns nothing
-        for cluster in self._clusters.values():
-            with contextlib.suppress(OSError, AttributeError):
-                cluster.writer.transport.abort()
 
 
 def new_key() -> str:

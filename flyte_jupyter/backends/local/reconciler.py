@@ -88,9 +88,7 @@ class Reconciler:
     def scale(self, name: str, replicas: int) -> list[Record]:
         """Want another number of members; returns those that have to leave."""
         self.wanted[name] = replicas
-        staying = [
-            r for r in self.records.values() if r.role.name == name and not r.leaving
-        ]
+        staying = [r for r in self.records.values() if r.role.name == name and not r.leaving]
         surplus = sorted(staying, key=lambda r: r.index)[replicas:]
         for record in surplus:
             record.leaving = True

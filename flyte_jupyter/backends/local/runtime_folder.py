@@ -82,7 +82,8 @@ def existing() -> list[RuntimeFolder]:
 
 def parent() -> Path:
     """Return where the folders lie: under Jupyter's runtime folder, unless that path is too long
-    for the sockets in it."""
+    for the sockets in it.
+    """
     from jupyter_core.paths import jupyter_runtime_dir
 
     root = Path(jupyter_runtime_dir()) / "flyte"

@@ -1,0 +1,206 @@
+"""What travels: a header that JSON can hold, message frames, and segments of shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+import xxhash
+
+from flyte_jupyter.driver.kept import KEEP_AT_LEAST
+from flyte_jupyter.driver.mapping import PAGE
+from flyte_jupyter.driver.segments import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from flyte_jupyter.driver.kept import SentBuffers, Shipment
+    from flyte_jupyter.driver.pickling import Pickled
+    from flyte_jupyter.driver.segments import SegmentRecord
+
+# Below this size in all, frames are faster than making, opening and mapping shared memory.
+_SMALL_PARCEL = 256 << 10
+# A pickle stream of this size goes into shared memory too.
+_LARGE_STREAM = 1 << 20
+# A segment's memory is freed as a whole, so one array that lives on holds its neighbours: segments
+# are cut at this size, unless that made so many that file descriptors run out.
+_SEGMENT_SIZE = 64 << 20
+_MOST_SEGMENTS = 64
+
+
+class Place(TypedDict, total=False):
+    """Where the stream or a buffer is: in a frame, in a segment, or at the receiver already.
+
+    `keep` is the number under which the receiver is to keep it, `kept` that of what it has.
+    """
+
+    frame: int
+    segment: int
+    offset: int
+    length: int
+    keep: int
+    kept: int
+
+
+class ParcelHeader(TypedDict):
+    """The part of a parcel that goes as JSON."""
+
+    names: list[str]
+    stream: Place
+    buffers: list[Place]
+    segments: list[SegmentRecord]
+    forget: NotRequired[list[int]]
+
+
+@dataclass
+class Parcel:
+    """Packed values, ready to be sent.
+
+    Attributes
+    ----------
+    header
+        What the receiver needs besides the frames; JSON can hold it.
+    frames
+        Message frames; they are copies, which nothing that the user does can change.
+    sizes
+        Bytes by name, in the stream and beside it. What is kept by the receiver counts too.
+    """
+
+    header: ParcelHeader
+    frames: list[bytes | memoryview]
+    sizes: dict[str, int]
+    _segments: list[Segment] = field(default_factory=list, repr=False)
+    _shipment: Shipment | None = field(default=None, repr=False)
+
+    def confirm(self) -> None:
+        """Note that the receiver has unpacked the parcel, and let go of the shared memory."""
+        if self._shipment:
+            self._shipment.confirm()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the shared memory, once the receiver has mapped it or never will; idempotent.
+
+        Without a `confirm` before it, the receiver is taken to have nothing of this parcel.
+        """
+        if self._shipment:
+            self._shipment.abandon()
+        for segment in self._segments:
+            segment.close()
+        self._segments.clear()
+
+
+class Packer:
+    """One call of `pack`: where everything goes, then the writing of it."""
+
+    def __init__(self, pickled: Pickled, sent: SentBuffers | None) -> None:
+        self._pickled = pickled
+        self._digests = _digests(pickled.views) if sent is not None else {}
+        sizes = {digest: pickled.views[i].nbytes for i, digest in self._digests.items()}
+        self._shipment = sent.plan(sizes) if sent is not None else None
+        self._stream: Place = {}
+        self._buffers: list[Place] = [{} for _ in pickled.views]
+        self._frames: list[bytes | memoryview] = []
+        self._lengths: list[int] = []
+        self._segments: list[Segment] = []
+
+    def place(self, use_segments: bool) -> None:
+        """Decide where the stream and every buffer goes; frames are made at once."""
+        pickled = self._pickled
+        total = pickled.length + sum(view.nbytes for view in pickled.views)
+        target = max(_SEGMENT_SIZE, 2 * total // _MOST_SEGMENTS)
+        use_segments = use_segments and total >= _SMALL_PARCEL
+        if use_segments and pickled.length >= _LARGE_STREAM:
+            self._stream.update(self._room(pickled.length, target))
+        else:
+            self._stream["frame"] = self._frame(b"".join(pickled.chunks))
+        asked: set[str] = set()
+        for index, view in enumerate(pickled.views):
+            place, digest = self._buffers[index], self._digests.get(index)
+            if digest and self._place_known(place, digest, asked):
+                continue
+            if use_segments:
+                place.update(self._room(view.nbytes, target))
+            else:
+                data = bytes(view)
+                self._check_kept(index, place, data)
+                place["frame"] = self._frame(data)
+
+    def _place_known(self, place: Place, digest: str, asked: set[str]) -> bool:
+        """Refer to bytes that the receiver has, or ask it to keep those that come now."""
+        assert self._shipment is not None
+        if digest in self._shipment.known:
+            place["kept"] = self._shipment.known[digest]
+            return True
+        if digest in self._shipment.fresh and digest not in asked:
+            asked.add(digest)
+            place["keep"] = self._shipment.fresh[digest].key
+        return False
+
+    def _frame(self, data: bytes) -> int:
+        self._frames.append(data)
+        return len(self._frames) - 1
+
+    def _room(self, length: int, target: int) -> Place:
+        if not self._lengths or self._lengths[-1] + length > target:
+            self._lengths.append(0)
+        offset = -(-self._lengths[-1] // PAGE) * PAGE
+        self._lengths[-1] = offset + length
+        return {"segment": len(self._lengths) - 1, "offset": offset, "length": length}
+
+    def write(self, folder: Path | None) -> None:
+        """Write what goes into segments, letting go of every buffer that has been written."""
+        self._segments.extend(Segment(length, folder=folder) for length in self._lengths)
+        if "segment" in self._stream:
+            stream = self._segments[self._stream["segment"]]
+            stream.write(self._stream["offset"], self._pickled.chunks)
+        for index, place in enumerate(self._buffers):
+            if "segment" in place:
+                segment = self._segments[place["segment"]]
+                segment.write(place["offset"], [self._pickled.views[index]])
+                self._check_kept(index, place, self._pickled.views[index])
+            self._pickled.release(index)
+        for segment in self._segments:
+            segment.seal()
+
+    def _check_kept(self, index: int, place: Place, data: bytes | memoryview) -> None:
+        """Have nothing kept that changed, under another thread's hands, since it was digested.
+
+        It would be taken for what it was digested as for as long as the receiver keeps it.
+        """
+        if "keep" in place and _digest(data) != self._digests[index]:
+            assert self._shipment is not None
+            self._shipment.discard(self._digests[index])
+            del place["keep"]
+
+    def parcel(self, names: list[str]) -> Parcel:
+        """Put everything together."""
+        header: ParcelHeader = {
+            "names": names,
+            "stream": self._stream,
+            "buffers": self._buffers,
+            "segments": [segment.record() for segment in self._segments],
+        }
+        if self._shipment and self._shipment.forget:
+            header["forget"] = self._shipment.forget
+        sizes = self._pickled.sizes
+        return Parcel(header, self._frames, sizes, self._segments, self._shipment)
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        if self._shipment:
+            self._shipment.abandon()
+        for segment in self._segments:
+            segment.close()
+
+
+def _digests(views: Sequence[memoryview]) -> dict[int, str]:
+    """Digest the buffers that are worth keeping: 0.05 s/GiB, a tenth of what writing them takes."""
+    return {
+        index: _digest(view) for index, view in enumerate(views) if view.nbytes >= KEEP_AT_LEAST
+    }
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return str(xxhash.xxh3_128_hexdigest(data))

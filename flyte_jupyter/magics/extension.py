@@ -1,0 +1,165 @@
+"""Loading and unloading: what ``%load_ext flyte_jupyter`` adds to a notebook.
+
+It must stay cheap: the session, Flyte and all that is heavy are imported with the first use of a
+magic. A left-over of a killed session is looked for at once, since that costs one look at a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+
+from flyte_jupyter.config import FlyteJupyter
+from flyte_jupyter.errors import UsageError
+from flyte_jupyter.magics.arguments import HelpShown
+
+_COMPLETED = ("%flyte", "%%flyte_task")
+_IN_DRIVER = "FLYTE_JUPYTER_CLUSTER"
+
+
+@magics_class
+class FlyteMagics(Magics):
+    """The two magics of one notebook."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self.config_object = FlyteJupyter(parent=shell)
+        self._session: Any = None
+        self._hints: Any = None
+
+    @property
+    def session(self) -> Any:
+        """The notebook's session, made with the first use."""
+        if self._session is None:
+            from flyte_jupyter.session import Session, set_session
+
+            self._session = Session(self.config_object, self.shell.user_ns, _report)
+            set_session(self._session)
+        return self._session
+
+    @cell_magic
+    def flyte_task(self, line: str, cell: str) -> Any:
+        """Run this cell as a Flyte task: %%flyte_task ENV [-i NAMES] [-o NAMES] [-r NAMES]."""
+        from flyte_jupyter.magics.task_magic import TaskMagic
+
+        try:
+            return TaskMagic(self.shell, self.session, self.note).run(line, cell)
+        except HelpShown:
+            return None
+
+    @line_magic
+    def flyte(self, line: str) -> Any:
+        """Manage environments and clusters: %flyte VERB, see %flyte --help."""
+        from flyte_jupyter.magics.flyte_magic import run
+
+        try:
+            return run(self.session, line)
+        except HelpShown:
+            return None
+
+    def note(self, binds: Any, returned: Any, environment: str) -> None:
+        """Remember what a task cell bound and kept to itself."""
+        if self._hints is None:
+            from flyte_jupyter.cells.hints import Hints
+
+            self._hints = Hints()
+        self._hints.note(binds, returned, environment)
+
+    def after_cell(self, result: Any) -> None:
+        """Hint where a name is that a plain cell missed; called by IPython after each cell."""
+        if self._session is not None:
+            self._session.local_modules.observe()
+        if self._hints is None:
+            return
+        self._hints.forget(self.shell.user_ns)
+        error = getattr(result, "error_in_exec", None)
+        if isinstance(error, NameError) and error.name and (hint := self._hints.hint(error.name)):
+            _report(hint)
+
+    def complete(self, shell: Any, event: Any) -> list[str]:
+        """Complete a line of one of the magics."""
+        from flyte_jupyter.magics.completion import completions
+
+        del shell
+        return completions(self.session, event.line, event.symbol)
+
+    def close(self) -> None:
+        """Take down what the notebook has started."""
+        if self._session is not None:
+            from flyte_jupyter.session import set_session
+
+            self._session.close()
+            set_session(None)
+            self._session = None
+
+
+@magics_class
+class DriverMagics(Magics):
+    """What stands in for the magics inside a driver."""
+
+    @cell_magic
+    def flyte_task(self, line: str, cell: str) -> None:
+        """Refuse: this is a task already."""
+        del line, cell
+        raise _nested()
+
+    @line_magic
+    def flyte(self, line: str) -> None:
+        """Refuse, for the same reason."""
+        del line
+        raise _nested()
+
+
+def _nested() -> UsageError:
+    return UsageError(
+        "this is a task cell already, and its driver starts no clusters",
+        fix="Use the magics in cells of the notebook itself.",
+    )
+
+
+def _report(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def load(shell: Any) -> None:
+    """Add the magics to a shell."""
+    if _IN_DRIVER in os.environ:
+        shell.register_magics(DriverMagics)
+        return
+    magics = FlyteMagics(shell)
+    shell.register_magics(magics)
+    shell._flyte_jupyter = magics
+    shell.configurables.append(magics.config_object)
+    shell.events.register("post_run_cell", magics.after_cell)
+    for word in _COMPLETED:
+        shell.set_hook("complete_command", magics.complete, re_key=rf"\s*{word}\b.*")
+    _sweep()
+
+
+def _sweep() -> None:
+    from flyte_jupyter.backends.local.sweep import sweep
+
+    try:
+        line = sweep()
+    except OSError:
+        return  # no private folder can be made; the first cluster will say so
+    if line:
+        _report(line)
+
+
+def unload(shell: Any) -> None:
+    """Remove the magics, and take down what they started."""
+    magics = getattr(shell, "_flyte_jupyter", None)
+    if magics is None:
+        return
+    magics.close()
+    shell.events.unregister("post_run_cell", magics.after_cell)
+    for kind, name in (("line", "flyte"), ("cell", "flyte_task")):
+        shell.magics_manager.magics[kind].pop(name, None)
+    if magics.config_object in shell.configurables:
+        shell.configurables.remove(magics.config_object)
+    del shell._flyte_jupyter

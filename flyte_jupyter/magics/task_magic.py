@@ -1,0 +1,244 @@
+"""``%%flyte_task``: the cell below runs as a Flyte task in an environment."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flyte_jupyter.cells import capture as capturing
+from flyte_jupyter.cells.names import CellNames, analyze
+from flyte_jupyter.cells.sizes import human_size
+from flyte_jupyter.driver.relay import NotebookSink
+from flyte_jupyter.errors import UsageError
+from flyte_jupyter.magics.arguments import MagicParser, count, names, seconds
+from flyte_jupyter.session import CellTask, Ref, Run, Session
+from flyte_jupyter.widgets.progress import StartProgress
+from flyte_jupyter.widgets.table import Table
+
+MAGIC = "%%flyte_task"
+
+
+def make_parser() -> MagicParser:
+    """Return the parser of the magic's line."""
+    parser = MagicParser(
+        MAGIC,
+        description="Run this cell as a Flyte task in an environment, on its cluster. Names that "
+        "the cell reads travel with it; its output, errors and widgets appear here.",
+    )
+    parser.add_argument("environment", metavar="ENV", help="variable or name of the environment")
+    listed: dict[str, Any] = {
+        "metavar": "NAMES",
+        "action": "extend",
+        "type": names,
+        "default": None,
+    }
+    parser.add_argument("-i", "--inputs", help="take exactly these along", **listed)
+    parser.add_argument("-o", "--outputs", help="bring these back by value", **listed)
+    parser.add_argument("-r", "--refs", help="keep these there; get handles to them", **listed)
+    parser.add_argument(
+        "--bg",
+        nargs="?",
+        const="",
+        default=None,
+        metavar="NAME",
+        help="run in the background; NAME becomes the Run, to await or cancel",
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, default=0.0, metavar="S", help="stop it after S seconds"
+    )
+    parser.add_argument(
+        "--retries", type=count, default=0, metavar="N", help="try again N times after a failure"
+    )
+    parser.add_argument("--name", default="cell", help="what the run is called in %%flyte runs")
+    parser.add_argument(
+        "--capture", action="store_true", help="show what would travel, with sizes; run nothing"
+    )
+    return parser
+
+
+PARSER = make_parser()
+
+
+class CellSyntaxError(UsageError):
+    """A syntax error of a task cell.
+
+    Not a `SyntaxError` of Python's: those IPython shows with all frames between it and the cell.
+    """
+
+    def __init__(self, error: SyntaxError, shown: list[str]) -> None:
+        super().__init__(str(error))
+        self._shown = shown
+
+    def _render_traceback_(self) -> list[str]:
+        return self._shown
+
+
+CellSyntaxError.__name__ = "SyntaxError"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A magic line and its cell, understood."""
+
+    options: argparse.Namespace
+    body: str
+    found: CellNames
+
+
+class TaskMagic:
+    """The magic, bound to a notebook.
+
+    Parameters
+    ----------
+    shell
+        The notebook's IPython shell.
+    session
+        What runs the cell.
+    note
+        Told the names a cell bound, those it returned, and the environment's name.
+    """
+
+    def __init__(self, shell: Any, session: Session, note: Callable[[Any, Any, str], None]) -> None:
+        self._shell, self._session, self._note = shell, session, note
+
+    def run(self, line: str, body: str) -> Run | Table | None:
+        """Do what the cell says.
+
+        Raises
+        ------
+        FlyteJupyterError
+            Something is wrong with the line, an input, or the cluster.
+        Exception
+            What the cell raised.
+        """
+        options = PARSER.parse_line(line)
+        request = Request(options, body, self._analyze(body))
+        self._check(request)
+        # Before anything is captured or started: an unknown environment is the first thing to say.
+        environment = self._session.environment(options.environment)
+        self._reload_local_modules()
+        captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
+        if options.capture:
+            return self._tabulate(captured)
+        self._name_large(captured)
+        return self._submit(request, captured, environment)
+
+    def _analyze(self, body: str) -> CellNames:
+        if body.lstrip().startswith(MAGIC):
+            raise UsageError(
+                "a task cell cannot hold another task cell",
+                fix=f"Use one {MAGIC} line a cell.",
+            )
+        try:
+            return analyze(body, self._shell.transform_cell)
+        except SyntaxError as error:
+            raise self._shown_as_ipython_does(error, body) from None
+
+    def _shown_as_ipython_does(self, error: SyntaxError, body: str) -> CellSyntaxError:
+        """Give a syntax error the cell's name and line, as IPython shows it for a plain cell."""
+        shell, above = self._shell, self._lines_above(body)
+        text = "\n" * above + body
+        error.filename = shell.compile.cache(text, self._count(), raw_code=text)
+        if error.lineno is not None:
+            error.lineno += above
+        if error.end_lineno is not None:
+            error.end_lineno += above
+        return CellSyntaxError(error, shell.SyntaxTB.structured_traceback(type(error), error, []))
+
+    def _count(self) -> int:
+        """Return the ``n`` of this cell's ``In[n]``: the shell is one ahead while a cell runs."""
+        return max(1, self._shell.execution_count - 1)
+
+    def _lines_above(self, body: str) -> int:
+        """Return how many lines of the notebook's cell stand above the body."""
+        history = getattr(self._shell, "history_manager", None)
+        raw = history.input_hist_raw[-1] if history and history.input_hist_raw else ""
+        above, found, _ = raw.partition(body.rstrip("\n")) if body.strip() else (raw, "", "")
+        return above.count("\n") if found and MAGIC in above else 1
+
+    def _check(self, request: Request) -> None:
+        options, found = request.options, request.found
+        asked = [*(options.outputs or ()), *(options.refs or ())]
+        if twice := {name for name in asked if asked.count(name) > 1}:
+            raise UsageError(f"`{min(twice)}` is asked for twice, by -o and -r")
+        for name in asked:
+            if name not in found.binds and not found.star_import and name not in found.reads:
+                bound = ", ".join(sorted(found.binds)) or "nothing"
+                raise UsageError(f"the cell never binds `{name}`", seen=f"it binds {bound}")
+        if options.bg and not options.bg.isidentifier():
+            raise UsageError("--bg takes a variable name", seen=repr(options.bg))
+
+    def _reload_local_modules(self) -> None:
+        if self._session.config.autoreload:
+            for name in self._session.local_modules.refresh(self._session.report):
+                self._session.report(f"{name} has changed and was reloaded.")
+
+    def _tabulate(self, captured: capturing.Capture) -> Table:
+        sizes = self._session.sizes(captured.values)
+        refs = {name for name, value in captured.values.items() if isinstance(value, Ref)}
+        rows = capturing.describe(captured, sizes, refs)
+        return Table(
+            ["name", "type", "size", "travels as"],
+            [(row.name, row.type_name, human_size(row.size), row.travels) for row in rows],
+            empty="The cell takes nothing along.",
+        )
+
+    def _name_large(self, captured: capturing.Capture) -> None:
+        limit = self._session.config.large_input
+        for name, value in captured.values.items():
+            size = getattr(value, "nbytes", 0)
+            if not isinstance(value, Ref) and isinstance(size, int) and size >= limit:
+                self._session.report(f"`{name}` travels along: {human_size(size)}.")
+
+    def _submit(
+        self, request: Request, captured: capturing.Capture, environment: Any
+    ) -> Run | None:
+        options = request.options
+        task = CellTask(
+            code=request.body,
+            name=options.name,
+            count=self._count(),
+            line=self._lines_above(request.body),
+            values=captured.values,
+            returns=tuple(options.outputs or ()),
+            keeps=tuple(options.refs or ()),
+            timeout=options.timeout,
+            retries=options.retries,
+        )
+        background = options.bg is not None
+        ask = None if background else self._asker()
+        sink = NotebookSink(self._shell, self._count())
+        run = self._session.submit(environment.declared, task, sink=sink, ask=ask)
+        self._note(request.found.binds, (*task.returns, *task.keeps), environment.name)
+        if background:
+            if options.bg:
+                self._shell.push({options.bg: run})
+                return None
+            return run
+        progress = StartProgress(
+            self._session.clusters[environment.name], self._session.config.progress_after
+        )
+        self._session.wait(run, progress.tick)
+        self._shell.push(run.outputs)
+        return None
+
+    def _asker(self) -> Callable[[str, bool], str] | None:
+        kernel = getattr(self._shell, "kernel", None)
+        if kernel is None:
+            return _ask_in_terminal
+        if not kernel._allow_stdin:
+            return None
+
+        def ask(prompt: str, password: bool) -> str:
+            answer: str = kernel.getpass(prompt) if password else kernel.raw_input(prompt)
+            return answer
+
+        return ask
+
+
+def _ask_in_terminal(prompt: str, password: bool) -> str:
+    import getpass
+
+    return getpass.getpass(prompt) if password else input(prompt)

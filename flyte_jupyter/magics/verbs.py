@@ -1,0 +1,299 @@
+"""The verbs of ``%flyte``: what each takes, and what it asks the session for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flyte_jupyter.backends.backend import DRIVER
+from flyte_jupyter.engines.registry import engine_named
+from flyte_jupyter.errors import ClusterError, UsageError
+from flyte_jupyter.magics.arguments import MagicParser, count, workers
+from flyte_jupyter.magics.doctor import examine
+from flyte_jupyter.session import Session
+from flyte_jupyter.session.clusters import Cluster
+from flyte_jupyter.session.environments import declared_in
+from flyte_jupyter.widgets.links import reachable
+from flyte_jupyter.widgets.progress import StartProgress
+from flyte_jupyter.widgets.table import Table
+
+_LOG_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb.
+
+    Parameters
+    ----------
+    help
+        What it does, in a line.
+    add_arguments
+        Declares its arguments.
+    act
+        Does it, and returns what to display.
+    rest
+        Attribute for words that are not its own; without it they are an error.
+    """
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    act: Callable[[Session, argparse.Namespace], Any]
+    rest: str | None = None
+
+    def parser(self, name: str) -> MagicParser:
+        """Return the parser of this verb's line."""
+        parser = MagicParser(f"%flyte {name}", description=self.help)
+        self.add_arguments(parser)
+        return parser
+
+
+def _environment_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environment", metavar="ENV", help="variable or name of an environment")
+
+
+def _optional_environment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "environment", metavar="ENV", nargs="?", help="variable or name of an environment"
+    )
+
+
+# -- env ----------------------------------------------------------------------------------------
+
+
+def _env_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="environment to declare; without it, list all")
+    parser.add_argument("--plugin", help="engine of its clusters: dask, plain, ...")
+    parser.epilog = "Further options are the engine's, such as --workers 4 for dask."
+
+
+def _env(session: Session, options: argparse.Namespace) -> Any:
+    if options.name is None:
+        return _list_environments(session)
+    if not options.name.replace("-", "_").isidentifier():
+        raise UsageError("an environment is named in snake_case or kebab-case", seen=options.name)
+    config = engine_named(options.plugin or "plain").configure(_pairs(options.rest))
+    import flyte
+
+    declared = flyte.TaskEnvironment(name=options.name, plugin_config=config)
+    environment = session.declare(declared)
+    environment.spec({})
+    return Table(
+        ["environment", "engine", "cluster"],
+        [(environment.name, environment.engine.name, _would_be(environment))],
+    )
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    """Read ``--option value`` pairs; which there are is the engine's to say."""
+    pairs: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise UsageError(f"%flyte env: {word!r} is not an option")
+        option, separator, value = word[2:].partition("=")
+        if not separator:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(f"%flyte env: --{option} takes a value")
+            value = rest.pop(0)
+        pairs[option] = value
+    return pairs
+
+
+def _would_be(environment: Any) -> str:
+    roles = environment.spec({}).roles
+    return ", ".join(f"{role.replicas} {role.name}" for role in roles) or "a driver"
+
+
+def _list_environments(session: Session) -> Table:
+    variables = {value.name: name for name, value in declared_in(session.namespace)}
+    known = {value.name: value for _, value in declared_in(session.namespace)}
+    rows = []
+    for name, declared in {**session.declared, **known}.items():
+        environment = session.environment(declared)
+        cluster = session.clusters.get(name)
+        state = cluster.state if cluster else "declared"
+        rows.append((name, variables.get(name, ""), environment.engine.name, state))
+    return Table(
+        ["environment", "variable", "engine", "cluster"],
+        rows,
+        empty="No environment is declared: flyte.TaskEnvironment(name=...), or %flyte env NAME",
+    )
+
+
+# -- clusters -----------------------------------------------------------------------------------
+
+
+def _up(session: Session, options: argparse.Namespace) -> Any:
+    cluster = session.up(options.environment)
+    progress = StartProgress(cluster, session.config.progress_after)
+    seconds = 0.0
+    while True:
+        try:
+            session.ready(cluster, timeout=0.1)
+        except TimeoutError:
+            seconds += 0.1
+            progress.tick(seconds)
+        else:
+            progress.tick(seconds)
+            return _status_of(cluster)
+
+
+def _down(session: Session, options: argparse.Namespace) -> Any:
+    stopped = session.down(options.environment)
+    return Table(
+        ["environment", "cluster"], [(n, "stopped") for n in stopped], empty="Nothing was up."
+    )
+
+
+def _scale_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_argument(parser)
+    parser.add_argument("workers", type=workers, metavar="N", help="number of workers")
+
+
+def _scale(session: Session, options: argparse.Namespace) -> Any:
+    return _status_of(session.scale(options.environment, options.workers))
+
+
+def _restart(session: Session, options: argparse.Namespace) -> Any:
+    return _status_of(session.restart(options.environment))
+
+
+def _status(session: Session, options: argparse.Namespace) -> Any:
+    if options.environment is not None:
+        name = session.environment(options.environment).name
+        cluster = session.clusters.get(name)
+        if cluster is None:
+            return Table([], [], empty=f"{name} is declared; nothing of it runs.")
+        return _status_of(cluster)
+    rows = [
+        (c.name, c.environment.engine.name, c.state, c.summary(), c.reason.partition("\n")[0])
+        for c in session.clusters.values()
+    ]
+    links = {
+        f"{cluster.name}: {title}": url
+        for cluster in session.clusters.values()
+        for title, url in reachable(cluster.links).items()
+    }
+    return Table(
+        ["environment", "engine", "state", "cluster", "reason"],
+        rows,
+        empty="No cluster has been started.",
+        links=links,
+    )
+
+
+def _status_of(cluster: Cluster) -> Table:
+    rows = [
+        (
+            m["role"] if m["role"] == DRIVER else f"{m['role']}-{m['index']}",
+            m["state"],
+            str(m["pid"]),
+            str(m["generation"] - 1) if m["generation"] > 1 else "",
+            m["exit"],
+        )
+        for m in cluster.members()
+    ]
+    return Table(
+        ["process", "state", "pid", "restarts", "last end"],
+        rows,
+        empty=f"{cluster.name} is {cluster.state}. {cluster.reason}",
+        links=reachable(cluster.links),
+    )
+
+
+def _dashboard(session: Session, options: argparse.Namespace) -> Any:
+    cluster = session.cluster(options.environment)
+    session.ready(cluster)
+    links = reachable(cluster.links)
+    if not links:
+        raise ClusterError(f"a {cluster.environment.engine.name} cluster has no dashboard")
+    return Table(["page", "address"], list(links.items()), links=links)
+
+
+# -- runs and logs ------------------------------------------------------------------------------
+
+
+def _runs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", type=workers, default=20, metavar="N", help="only the last N")
+
+
+def _runs(session: Session, options: argparse.Namespace) -> Any:
+    rows = []
+    for run in list(session.runs)[-options.n :]:
+        error = run.exception()
+        what = f"{type(error).__name__}: {error}".partition("\n")[0] if error else ""
+        rows.append((run.id, run.environment, run.state, f"{run.seconds:.2f} s", what))
+    return Table(["run", "environment", "state", "time", "error"], rows, empty="Nothing has run.")
+
+
+def _logs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="?", metavar="RUN|ENV", help="a run (default: the last), or an environment"
+    )
+    parser.add_argument(
+        "process", nargs="?", default=DRIVER, metavar="PROCESS", help="worker-0, scheduler-0, ..."
+    )
+    parser.add_argument(
+        "-n", type=count, default=0, metavar="N", help="only the last N lines; all by default"
+    )
+
+
+def _logs(session: Session, options: argparse.Namespace) -> Any:
+    run = _run_named(session, options.what)
+    if run is not None:
+        text = run.log()
+    else:
+        cluster = session.cluster(options.what)
+        text = session.log_of(cluster, options.process, _LOG_BYTES)
+    lines = text.splitlines(keepends=True)
+    return Text("".join(lines[-options.n :] if options.n else lines))
+
+
+def _run_named(session: Session, name: str | None) -> Any:
+    if name is None:
+        if not session.runs:
+            raise UsageError("nothing has run yet", fix="Name an environment: %flyte logs ENV")
+        return session.runs[-1]
+    return next((run for run in session.runs if run.id == name), None)
+
+
+class Text(str):
+    """Text that a notebook shows as it is, and not as a Python string."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return self.rstrip("\n") or "(nothing was printed)"
+
+
+def _doctor(session: Session, options: argparse.Namespace) -> Any:
+    del options
+    return Table(["check", "", "found"], examine(session))
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+VERBS: dict[str, Verb] = {
+    "env": Verb(
+        "Declare an environment without Python, or list all.", _env_arguments, _env, "rest"
+    ),
+    "up": Verb("Start the cluster of an environment now.", _environment_argument, _up),
+    "down": Verb("Take a cluster down, or all.", _optional_environment, _down),
+    "scale": Verb("Change the number of workers of a running cluster.", _scale_arguments, _scale),
+    "restart": Verb(
+        "Replace the driver of a cluster; its workers stay.", _environment_argument, _restart
+    ),
+    "status": Verb("Show clusters, or the processes of one.", _optional_environment, _status),
+    "logs": Verb("Show what a run printed, or the log of a process.", _logs_arguments, _logs),
+    "runs": Verb("List the runs of this session.", _runs_arguments, _runs),
+    "dashboard": Verb(
+        "Show the links to a cluster's web pages.", _environment_argument, _dashboard
+    ),
+    "doctor": Verb("Check this machine and say what is missing.", _nothing, _doctor),
+}

@@ -1,0 +1,302 @@
+"""One environment's cluster, as the session sees it: its state, its driver, and what runs there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flyte_jupyter.backends.backend import (
+    DRIVER,
+    Backend,
+    ClusterStatus,
+    DriverLaunch,
+    MemberStatus,
+    State,
+)
+from flyte_jupyter.config import FlyteJupyter
+from flyte_jupyter.driver.client import DriverClient
+from flyte_jupyter.driver.transfer import SentBuffers
+from flyte_jupyter.engines.engine import ClusterSpec
+from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost
+from flyte_jupyter.session.environments import Environment
+
+_TAIL = 12
+
+
+class Cluster:
+    """The cluster of one environment, over all the times that it is started.
+
+    Parameters
+    ----------
+    environment
+        Whose cluster.
+    backend
+        Where it lives.
+    config
+        The session's settings.
+    """
+
+    def __init__(self, environment: Environment, backend: Backend, config: FlyteJupyter) -> None:
+        self.environment = environment
+        self.name = environment.name
+        self.state: State = "declared"
+        self.reason = ""
+        self.status: ClusterStatus | None = None
+        self.spec: ClusterSpec | None = None
+        self.started = 0.0
+        self.ready_after = 0.0
+        self.sent = SentBuffers(config.kept_inputs)
+        self.turn = asyncio.Lock()
+        self.on_dead: Callable[[Cluster], None] = lambda _: None
+        self._backend = backend
+        self._config = config
+        self._client: DriverClient | None = None
+        self._generation = -1
+        self._changed = asyncio.Event()
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def start(self, spec: ClusterSpec, key: str) -> None:
+        """Begin to start, unless it runs; `ready` waits for the end of that.
+
+        Parameters
+        ----------
+        spec
+            What to start.
+        key
+            The key that signs the driver's messages.
+        """
+        if self.state in ("starting", "ready"):
+            return
+        self.spec, self.state, self.reason = spec, "starting", ""
+        self.started, self.ready_after, self._generation = time.monotonic(), 0.0, -1
+        settings = {
+            "output_limit": self._config.output_limit,
+            "output_rate": self._config.output_rate,
+            "local_roots": [os.getcwd(), *(p for p in sys.path if p)],  # noqa: PTH109
+        }
+        launch = DriverLaunch(key, settings, os.getcwd(), tuple(sys.path))  # noqa: PTH109
+        await self._backend.create(self.name, spec, launch)
+
+    def take(self, status: ClusterStatus) -> None:
+        """Learn of a change; called by the backend's listener on the session's loop."""
+        self.status = status
+        state = status["state"]
+        if state == "ready" and not self.ready_after:
+            self.ready_after = time.monotonic() - self.started
+        if state == "failed" and self.state != "failed":
+            self._fail(status)
+        elif self.state != "failed":
+            self.state = state
+        self._watch_driver()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _fail(self, status: ClusterStatus) -> None:
+        """Note why, with the last lines of what the culprit wrote, while its log is there."""
+        was_ready = bool(self.ready_after)
+        self.state, self.reason = "failed", status["reason"]
+        words = self.last_words(status["reason"].partition(" ")[0])
+        if words:
+            self.reason += f"\n{words}"
+        kind = ClusterLost if was_ready else ClusterError
+        what = "was lost" if was_ready else "did not start"
+        self._lose(kind(f"the cluster of {self.name} {what}", seen=self.reason, fix=_AGAIN))
+        self.on_dead(self)
+
+    def last_words(self, member: str) -> str:
+        """Return the last lines of a member's log, or of the zygote's if it wrote none."""
+        for log in (f"{member}.log", "zygote.log"):
+            lines = self._backend.log(self.name, log, last=8192).strip().splitlines()
+            if lines:
+                return "\n".join(f"  {log}: {line}" for line in lines[-_TAIL:])
+        return ""
+
+    def _watch_driver(self) -> None:
+        driver = self.member(DRIVER)
+        if driver is None or self._client is None:
+            return
+        if driver["generation"] != self._generation or driver["state"] == "exited":
+            words = self.last_words(DRIVER)
+            how = driver["exit"] or "it was restarted"
+            self._lose(
+                DriverLost(
+                    f"the driver of {self.name} ended",
+                    seen=f"{how}\n{words}" if words else how,
+                    fix="Another one is there already; refs and names of the old one are gone.",
+                )
+            )
+
+    def _lose(self, error: Exception) -> None:
+        client, self._client = self._client, None
+        self.sent.reset()
+        if client is not None:
+            client.lose(error)
+            client.close()
+
+    async def ready(self) -> None:
+        """Wait until tasks can be run.
+
+        Raises
+        ------
+        ClusterError
+            It did not start, or not in time; nothing of it is left then.
+        """
+        limit = self._config.start_timeout
+        try:
+            async with asyncio.timeout_at(_on_loop_clock(self.started) + limit):
+                while not self._usable():
+                    if self.state in ("failed", "stopping", "stopped", "declared"):
+                        raise self._not_started()
+                    await self._changed.wait()
+        except TimeoutError:
+            late = [m for m in self.members() if m["state"] != "ready"]
+            names = ", ".join(_id(m) for m in late)
+            words = self.last_words(_id(late[0])) if late else ""
+            await self.stop()
+            raise ClusterError(
+                f"the cluster of {self.name} did not start within {limit:g} s",
+                seen=f"not ready: {names}" + (f"\n{words}" if words else ""),
+                fix="Give it longer with %config FlyteJupyter.start_timeout = 120",
+            ) from None
+
+    def _usable(self) -> bool:
+        driver = self.member(DRIVER)
+        return self.state == "ready" and driver is not None and driver["state"] == "ready"
+
+    def _not_started(self) -> ClusterError:
+        if self.state == "failed":
+            return ClusterError(
+                f"the cluster of {self.name} did not start", seen=self.reason, fix=_AGAIN
+            )
+        return ClusterError(f"the cluster of {self.name} was taken down", fix=_AGAIN)
+
+    async def client(self) -> DriverClient:
+        """Return a connection to the present driver."""
+        address = self._backend.address(self.name)
+        if self._client is None:
+            client = DriverClient(address.connection)
+            self._generation = address.generation
+            self._client = client
+            await client.connect()
+        return self._client
+
+    async def restart_driver(self) -> None:
+        """Replace the driver; the rest of the cluster stays."""
+        await self._backend.restart_driver(self.name)
+
+    async def scale(self, replicas: int) -> None:
+        """Change the number of members of the engine's scalable role.
+
+        Raises
+        ------
+        ClusterError
+            The engine has none, or there is no cluster.
+        """
+        role = next((r for r in self.spec.roles if r.scalable), None) if self.spec else None
+        if role is None or self.state not in ("starting", "ready"):
+            raise ClusterError(
+                f"{self.name} cannot be scaled",
+                seen=f"its cluster is {self.state}"
+                if self.state not in ("starting", "ready")
+                else f"the {self.environment.engine.name} engine has nothing to scale",
+            )
+        await self._backend.scale(self.name, role.name, replicas)
+
+    async def settled(self, role: str, replicas: int) -> None:
+        """Wait until exactly so many members of a role are ready."""
+        while self.state in ("starting", "ready"):
+            members = [m for m in self.members() if m["role"] == role]
+            if len(members) == replicas and all(m["state"] == "ready" for m in members):
+                return
+            await self._changed.wait()
+
+    async def stop(self) -> None:
+        """Take the cluster down and wait until nothing of it is left."""
+        if self.state in ("declared", "stopped"):
+            return
+        if self.state != "failed":
+            self.state = "stopping"
+        self._lose(ClusterError(f"the cluster of {self.name} was taken down"))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._backend.delete(self.name), self._config.stop_timeout)
+        if self.state != "failed":
+            self.state = "stopped"
+        self._wake()
+
+    # -- what is seen -----------------------------------------------------------------------
+
+    @property
+    def driver(self) -> str:
+        """Identity of the present driver; empty if there is none."""
+        member, folder = self.member(DRIVER), self.folder
+        if member is None or folder is None or self.state not in ("starting", "ready"):
+            return ""
+        return f"{folder.name}.{member['generation']}"
+
+    @property
+    def folder(self) -> Path | None:
+        """The cluster's folder on this machine."""
+        return self._backend.folder(self.name)
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """Web pages of the cluster."""
+        facts = self.status["facts"] if self.status and self.state == "ready" else {}
+        return self.environment.engine.links(facts) if facts else {}
+
+    def members(self) -> list[MemberStatus]:
+        """Return the cluster's processes."""
+        return self.status["members"] if self.status else []
+
+    def member(self, role: str) -> MemberStatus | None:
+        """Return the first process of a role."""
+        return next((m for m in self.members() if m["role"] == role), None)
+
+    def summary(self) -> str:
+        """Say in a few words what there is: ``4 workers``, ``2 of 4 workers``."""
+        counts: dict[str, list[bool]] = {}
+        for member in self.members():
+            if member["role"] not in (DRIVER, "scheduler"):
+                counts.setdefault(member["role"], []).append(member["state"] == "ready")
+        parts = []
+        for role, ready in counts.items():
+            plural = role if len(ready) == 1 else f"{role}s"
+            short = f"{len(ready)}" if all(ready) else f"{sum(ready)} of {len(ready)}"
+            parts.append(f"{short} {plural}")
+        return ", ".join(parts) or "a driver"
+
+    def __repr__(self) -> str:
+        engine = self.environment.engine.name
+        return f"<Cluster {self.name}: {engine}, {self.state}, {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        links = " ".join(
+            f'<a href="{html.escape(url)}" target="_blank">{html.escape(title)}</a>'
+            for title, url in self.links.items()
+        )
+        return (
+            f"<b>{html.escape(self.name)}</b> ({self.environment.engine.name}): "
+            f"{self.state}, {html.escape(self.summary())} {links}"
+        )
+
+
+_AGAIN = "The next cell in this environment starts it anew."
+
+
+def _id(member: MemberStatus) -> str:
+    return member["role"] if member["role"] == DRIVER else f"{member['role']}-{member['index']}"
+
+
+def _on_loop_clock(moment: float) -> float:
+    """Convert from `time.monotonic`, which the loop's clock need not be."""
+    return asyncio.get_running_loop().time() - (time.monotonic() - moment)

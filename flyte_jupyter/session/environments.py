@@ -1,0 +1,213 @@
+"""Task environments as the notebook declares them, and what of them holds here."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cloudpickle
+
+from flyte_jupyter.engines.engine import ClusterSpec, Engine
+from flyte_jupyter.engines.registry import engine_for
+from flyte_jupyter.errors import EnvironmentNotFound, UsageError
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A `flyte.TaskEnvironment`, and the engine that makes its clusters.
+
+    Parameters
+    ----------
+    declared
+        The user's own object.
+    engine
+        What its plugin config asks for.
+    """
+
+    declared: Any
+    engine: Engine
+
+    @classmethod
+    def of(cls, declared: Any) -> Environment:
+        """Wrap a `flyte.TaskEnvironment`.
+
+        Raises
+        ------
+        EngineError
+            No engine knows its plugin config.
+        """
+        return cls(declared, engine_for(declared.plugin_config))
+
+    @property
+    def name(self) -> str:
+        """The environment's own name."""
+        name: str = self.declared.name
+        return name
+
+    @property
+    def config(self) -> Any:
+        """The plugin config, or None."""
+        return self.declared.plugin_config
+
+    def spec(self, secrets: Mapping[str, str]) -> ClusterSpec:
+        """Describe the cluster, with the environment's variables and `secrets` in each process."""
+        spec = self.engine.describe(self.config, self.declared.resources)
+        return replace(spec, env={**spec.env, **(self.declared.env_vars or {}), **secrets})
+
+    def declaration(self) -> bytes:
+        """Return what a driver needs of it, pickled."""
+        data: bytes = cloudpickle.dumps({"name": f"{self.name}.cell", "config": self.config})
+        return data
+
+    def not_honoured(self) -> dict[str, str]:
+        """Return each declared field that has no effect on this machine, and why."""
+        declared = self.declared
+        reasons: dict[str, str] = {}
+        if not _is_default_image(declared.image):
+            reasons["image"] = "tasks run in the notebook's own Python"
+        if declared.resources is not None:
+            reasons["resources"] = "the driver is a plain process; only workers are limited"
+        for field in ("pod_template", "service_account", "queue"):
+            if getattr(declared, field) is not None:
+                reasons[field] = "only a Kubernetes backend has it"
+        if declared.interruptible:
+            reasons["interruptible"] = "only a Kubernetes backend has it"
+        if declared.reusable is not None:
+            reasons["reusable"] = "the driver is kept for the whole session anyway"
+        if any(secret.mount for secret in self.secrets()):
+            reasons["secrets.mount"] = "use as_env_var: nothing is mounted on this machine"
+        if getattr(declared.cache, "serialize", False):
+            reasons["cache.serialize"] = "runs of one environment never overlap"
+        for field, reason in self.engine.ignored(self.config).items():
+            reasons[f"plugin_config.{field}"] = reason
+        return reasons
+
+    def secrets(self) -> list[Any]:
+        """Return the secrets that it declares, as `flyte.Secret` objects."""
+        from flyte import Secret
+
+        asked = self.declared.secrets or []
+        asked = [asked] if isinstance(asked, (str, Secret)) else asked
+        return [Secret(key=s) if isinstance(s, str) else s for s in asked]
+
+
+def _is_default_image(image: Any) -> bool:
+    return image in (None, "auto") or image == _default_image()
+
+
+@functools.cache
+def _default_image() -> Any:
+    import flyte
+
+    return flyte.Image.from_debian_base()
+
+
+def is_task_environment(value: object) -> bool:
+    """Tell a `flyte.TaskEnvironment`, without importing Flyte for it."""
+    flyte = sys.modules.get("flyte")
+    return flyte is not None and isinstance(value, getattr(flyte, "TaskEnvironment", ()))
+
+
+def declared_in(namespace: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
+    """Yield the variables of a notebook that hold environments."""
+    for variable, value in list(namespace.items()):
+        if not variable.startswith("_") and is_task_environment(value):
+            yield variable, value
+
+
+def find(name: str, namespace: Mapping[str, object], declared: Mapping[str, Any]) -> Any:
+    """Find an environment by variable or by its own name.
+
+    Parameters
+    ----------
+    name
+        What the user typed.
+    namespace
+        The notebook's variables.
+    declared
+        Environments declared without a variable, by name.
+
+    Raises
+    ------
+    EnvironmentNotFound
+        There is none; the message names the closest.
+    """
+    if name in namespace and is_task_environment(namespace[name]):
+        return namespace[name]
+    known = dict(declared)
+    for variable, value in declared_in(namespace):
+        known.setdefault(value.name, value)
+        known.setdefault(variable, value)
+    if name in known:
+        return known[name]
+    if name in namespace:
+        kind = type(namespace[name]).__name__
+        raise EnvironmentNotFound(
+            f"{name!r} is not a task environment",
+            seen=f"it is a {kind}",
+            fix="Name a flyte.TaskEnvironment.",
+        )
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        fix = f"Did you mean {close[0]!r}?"
+    elif known:
+        fix = f"There are {', '.join(sorted(known))}."
+    else:
+        fix = f"Declare one: {name} = flyte.TaskEnvironment(name={name!r}), or %flyte env {name}"
+    raise EnvironmentNotFound(f"no environment is called {name!r}", fix=fix)
+
+
+def resolve_secrets(environment: Environment, resolver: str) -> dict[str, str]:
+    """Find the values of an environment's secrets, without asking anybody.
+
+    Each is looked up among the notebook's own environment variables, under the name that it will
+    have in the task and under its key; then the resolver is asked.
+
+    Parameters
+    ----------
+    environment
+        Whose secrets.
+    resolver
+        ``module:function``, called with group and key; empty for none.
+
+    Raises
+    ------
+    UsageError
+        A secret is nowhere to be found, or the resolver cannot be imported.
+    """
+    values: dict[str, str] = {}
+    for secret in environment.secrets():
+        if secret.as_env_var is None:
+            continue
+        keys = [secret.as_env_var, secret.key, secret.key.replace("-", "_").upper()]
+        value = next((os.environ[key] for key in keys if key in os.environ), None)
+        if value is None and resolver:
+            value = _ask(resolver, secret)
+        if value is None:
+            raise UsageError(
+                f"the secret {secret.key!r} of {environment.name} has no value",
+                fix=f"Set {secret.as_env_var} in the notebook's environment, "
+                "or configure FlyteJupyter.secret_resolver.",
+            )
+        values[secret.as_env_var] = value
+    return values
+
+
+def _ask(resolver: str, secret: Any) -> str | None:
+    module, _, function = resolver.partition(":")
+    try:
+        ask = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            "FlyteJupyter.secret_resolver cannot be used",
+            seen=str(error),
+            fix="It names a function as 'module:function'.",
+        ) from None
+    value: str | None = ask(secret.group, secret.key)
+    return value

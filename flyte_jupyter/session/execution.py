@@ -1,0 +1,309 @@
+"""Carrying one run out: attempts, time limit, interrupts, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from flyte_jupyter.driver import transfer
+from flyte_jupyter.driver.client import DriverClient
+from flyte_jupyter.driver.relay import Sink
+from flyte_jupyter.driver.transfer import Parcel
+from flyte_jupyter.driver.wire import TaskReply, TaskRequest
+from flyte_jupyter.errors import (
+    ClusterError,
+    DriverLost,
+    FlyteJupyterError,
+    RemoteError,
+    TaskTimeout,
+)
+from flyte_jupyter.session.clusters import Cluster
+from flyte_jupyter.session.refs import Ref, packing_for
+from flyte_jupyter.session.runs import Run
+
+
+class Owner(Protocol):
+    """What an execution needs of the session."""
+
+    @property
+    def config(self) -> Any:
+        """The session's settings."""
+
+    @property
+    def local_modules(self) -> Any:
+        """What travels by value."""
+
+    def fetch(self, cluster: Cluster, ref: Ref) -> Any:
+        """Bring a ref's value here."""
+
+
+class _Home:
+    """What a ref knows of where it comes from; `runs.Home` says what it is for."""
+
+    def __init__(self, cluster: Cluster, client: DriverClient, owner: Owner) -> None:
+        self._cluster, self._client, self._owner = cluster, client, owner
+
+    @property
+    def driver(self) -> str:
+        return self._cluster.driver
+
+    def fetch(self, ref: Ref) -> Any:
+        return self._owner.fetch(self._cluster, ref)
+
+    def drop(self, ref: str) -> None:
+        self._client.tidy({"drop": [ref]})
+
+
+class Execution:
+    """One run on its way through a cluster.
+
+    Parameters
+    ----------
+    run, cluster
+        What runs where.
+    sink
+        Where its output goes.
+    ask
+        Answers questions of the task, on the thread that waits.
+    owner
+        The session.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        cluster: Cluster,
+        sink: Sink,
+        ask: Callable[[str, bool], str] | None,
+        owner: Owner,
+    ) -> None:
+        self.run, self.cluster = run, cluster
+        self.environment = cluster.environment
+        self.calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._sink, self._ask, self._owner = sink, ask, owner
+        self._task: asyncio.Task[Any] | None = None
+        self._client: DriverClient | None = None
+        self._interrupted = self._timed_out = self._replaced = False
+        self._killer: asyncio.TimerHandle | None = None
+
+    async def perform(self, parcel: Parcel) -> None:
+        """See the run through to its end, whatever that is."""
+        self._task = asyncio.current_task()
+        try:
+            await self._attempts(parcel)
+            self.run.end("succeeded")
+        except (asyncio.CancelledError, KeyboardInterrupt) as stop:
+            self.run.end("cancelled", stop if isinstance(stop, KeyboardInterrupt) else _stopped())
+        except Exception as error:
+            self.run.end("failed", error)
+        finally:
+            parcel.close()
+            if self._killer:
+                self._killer.cancel()
+
+    async def _attempts(self, parcel: Parcel) -> None:
+        packed_for, used = self.cluster.driver, False
+        for left in range(self.run.task.retries, -1, -1):
+            await self._reach_cluster()
+            async with self.cluster.turn:
+                if self._interrupted:
+                    raise asyncio.CancelledError
+                if used or packed_for not in ("", self.cluster.driver):
+                    # What the driver before had is not there any more.
+                    parcel.close()
+                    parcel, packed_for = self._pack_again(), self.cluster.driver
+                used = True
+                try:
+                    await self._attempt(parcel)
+                except Exception:
+                    if not left or self._timed_out:
+                        raise
+                    note = f"{self.run.id} failed; {left} more attempts.\n"
+                    self._sink.stream("stderr", note)
+                else:
+                    return
+                finally:
+                    parcel.close()
+
+    async def _reach_cluster(self) -> None:
+        if not self.run.started:
+            self.run.state = "starting"
+        for _ in range(2):
+            try:
+                return await self.cluster.ready()
+            except ClusterError:
+                # A driver that ends while the cluster stays is replaced within moments.
+                if self.cluster.state not in ("starting", "ready"):
+                    raise
+        return await self.cluster.ready()
+
+    def _pack_again(self) -> Parcel:
+        return pack_for(self.cluster, self.run.task.values, self._owner.local_modules)
+
+    async def _attempt(self, parcel: Parcel) -> None:
+        self._client = client = await self.cluster.client()
+        self.run.begin()
+        limit = self.run.task.timeout
+        timer = asyncio.get_running_loop().call_later(limit, self._time_out) if limit else None
+        try:
+            reply, buffers = await client.run(
+                self._request(parcel),
+                [self.environment.declaration(), *parcel.frames],
+                self._sink,
+                answer=self._answer if self._ask else None,
+                on_mapped=parcel.confirm,
+            )
+        except DriverLost:
+            self._explain_loss()
+            raise
+        finally:
+            if timer:
+                timer.cancel()
+            self.run.keep_log(self.cluster.folder)
+        self._receive(reply, buffers, client)
+
+    def _request(self, parcel: Parcel) -> TaskRequest:
+        task = self.run.task
+        return {
+            "run": self.run.id,
+            "code": task.code,
+            "count": task.count,
+            "line": task.line,
+            "inputs": parcel.header,
+            "returns": list(task.returns),
+            "keeps": list(task.keeps),
+            "allow_stdin": self._ask is not None,
+            "cwd": os.getcwd(),  # noqa: PTH109 - as text
+        }
+
+    # -- what comes back --------------------------------------------------------------------
+
+    def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
+        if reply["status"] == "error":
+            raise self._error(reply, buffers)
+        outputs = dict(transfer.unpack(reply["outputs"], buffers))
+        client.tidy({"received": self.run.id})
+        home = _Home(self.cluster, client, self._owner)
+        for name, info in reply["refs"].items():
+            outputs[name] = Ref(info, home, self.environment.name)
+        self.run.outputs = outputs
+
+    def _error(self, reply: TaskReply, buffers: list[Any]) -> BaseException:
+        if self._timed_out:
+            return self._timeout_error()
+        if self._interrupted and reply["ename"] == "KeyboardInterrupt":
+            return _with_traceback(KeyboardInterrupt(), reply["traceback"])
+        error: BaseException | None = None
+        with contextlib.suppress(Exception):
+            if reply["exception"]:
+                error = transfer.unpack(reply["exception"], buffers)["exception"]  # type: ignore[assignment]
+        if isinstance(error, FlyteJupyterError) and reply["where"] != "cell":
+            return error
+        if not isinstance(error, BaseException):
+            error = RemoteError(f"{reply['ename']}: {reply['evalue']}")
+        if isinstance(error, SystemExit):
+            # Raised here it would end a script; in the cell it ended the cell.
+            error = RemoteError("the cell called sys.exit()", seen=f"exit code {error.code}")
+        return _with_traceback(error, reply["traceback"])
+
+    # -- interrupts -------------------------------------------------------------------------
+
+    def interrupt(self, at_once: bool) -> None:
+        """Interrupt what runs; replace the driver if that has been ignored, or `at_once`."""
+        if self.run.done:
+            return
+        again, self._interrupted = self._interrupted, True
+        if self.run.state != "running":
+            if self._task:
+                self._task.cancel()
+        elif at_once and again:
+            self._replace_driver()
+        elif not again:
+            self._send_interrupt()
+
+    def _send_interrupt(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._client:
+            loop.create_task(self._client.interrupt()).add_done_callback(lambda _: None)
+        self._killer = loop.call_later(self._owner.config.interrupt_grace, self._replace_driver)
+
+    def _replace_driver(self) -> None:
+        if not self.run.done and not self._replaced:
+            self._replaced = True
+            task = asyncio.get_running_loop().create_task(self.cluster.restart_driver())
+            task.add_done_callback(lambda _: None)
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self._send_interrupt()
+
+    def _timeout_error(self) -> TaskTimeout:
+        return TaskTimeout(
+            f"{self.run.id} ran longer than its {self.run.task.timeout:g} s",
+            seen="its driver took no notice and was replaced" if self._replaced else "",
+        )
+
+    def _explain_loss(self) -> None:
+        """Raise what the user did instead of what it did to the driver."""
+        if self._timed_out:
+            raise self._timeout_error() from None
+        if self._replaced:
+            raise DriverLost(
+                f"the driver of {self.environment.name} was stopped and restarted",
+                seen="the task took no notice of the interrupt",
+                fix="Refs of the old driver are gone; its workers stayed.",
+            ) from None
+
+    # -- questions --------------------------------------------------------------------------
+
+    async def _answer(self, prompt: str, password: bool) -> str | None:
+        """Have the waiting thread ask the user."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[str | None] = loop.create_future()
+
+        def give(value: str | None) -> None:
+            if not answered.done():
+                answered.set_result(value)
+
+        def ask() -> None:
+            assert self._ask is not None
+            try:
+                value = self._ask(prompt, password)
+            except EOFError:
+                value = "\x04"
+            except BaseException:
+                loop.call_soon_threadsafe(give, None)  # an interrupt ends the question itself
+                raise
+            loop.call_soon_threadsafe(give, value)
+
+        self.calls.put(ask)
+        return await answered
+
+
+def pack_for(cluster: Cluster, values: Mapping[str, object], local_modules: Any) -> Parcel:
+    """Pack values for the present driver of a cluster.
+
+    Raises
+    ------
+    CaptureError
+        One cannot be pickled, or is a ref of another driver.
+    """
+    with local_modules.travelling_by_value(), packing_for(cluster.driver):
+        return transfer.pack(values, sent=cluster.sent, folder=cluster.folder)
+
+
+def _stopped() -> KeyboardInterrupt:
+    return _with_traceback(KeyboardInterrupt("the run was stopped before it ran"), [])  # type: ignore[return-value]
+
+
+def _with_traceback(error: BaseException, lines: list[str]) -> BaseException:
+    """Have IPython show the remote traceback instead of this package's own frames."""
+    shown = lines or [f"{type(error).__name__}: {error}"]
+    with contextlib.suppress(AttributeError, TypeError):
+        error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]
+        error.remote_traceback = shown  # type: ignore[attr-defined]
+    return error

@@ -1,0 +1,210 @@
+"""Runs: one execution of a cell each."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import html
+import itertools
+import os
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+RunState: TypeAlias = Literal[
+    "queued", "starting", "running", "succeeded", "failed", "cancelled", "cached"
+]
+ENDED = frozenset({"succeeded", "failed", "cancelled", "cached"})
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """What a run executes.
+
+    Parameters
+    ----------
+    code
+        The cell's body.
+    name
+        What the run is called in lists.
+    count
+        The notebook's execution count.
+    line
+        Lines of the cell above `code`.
+    values
+        Inputs by name.
+    returns, keeps
+        Names to return by value, and to keep in the driver as refs.
+    timeout
+        Seconds it may run; 0 for no limit.
+    retries
+        How often to try again after a failure.
+    """
+
+    code: str
+    name: str = "cell"
+    count: int = 0
+    line: int = 0
+    values: Mapping[str, object] = field(default_factory=dict)
+    returns: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    timeout: float = 0.0
+    retries: int = 0
+
+
+class Controls(Protocol):
+    """What a run needs of the session that started it."""
+
+    def cancel(self, run: Run) -> None:
+        """Stop the run; from any thread."""
+
+
+class Run:
+    """One execution of a cell in an environment.
+
+    Wait for it with ``await run`` or ``run.result()``; stop it with ``run.cancel()``.
+
+    Parameters
+    ----------
+    task
+        What is executed.
+    environment
+        Name of the environment.
+    controls
+        How to stop it.
+    """
+
+    def __init__(self, task: CellTask, environment: str, controls: Controls) -> None:
+        self.id = f"{task.name}-{next(_numbers)}"
+        self.task = task
+        self.environment = environment
+        self.state: RunState = "queued"
+        self.outputs: dict[str, Any] = {}
+        self.attempts = 0
+        self.created = time.time()
+        self.started = self.ended = 0.0
+        self._controls = controls
+        self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._log_fd = -1
+        self._watchers: list[Callable[[], None]] = []
+
+    def __del__(self) -> None:
+        if self._log_fd >= 0:
+            os.close(self._log_fd)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._future.done()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running, or ran."""
+        if not self.started:
+            return 0.0
+        return (self.ended or time.time()) - self.started
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the run and return what it returned.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait; None for as long as it takes.
+
+        Returns
+        -------
+        object
+            The value of its one output; a dict by name if it has several; None if it has none.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended in time; it goes on.
+        Exception
+            Whatever the run raised.
+        """
+        self._future.result(timeout)
+        return self._value()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        yield from asyncio.wrap_future(self._future).__await__()
+        return self._value()
+
+    def _value(self) -> Any:
+        if len(self.outputs) == 1:
+            return next(iter(self.outputs.values()))
+        return dict(self.outputs) or None
+
+    def exception(self) -> BaseException | None:
+        """Return what the run raised, if it has ended and did."""
+        if not self._future.done() or self._future.cancelled():
+            return None
+        return self._future.exception()
+
+    def cancel(self) -> None:
+        """Stop the run: it is interrupted, and killed if it takes no notice."""
+        if not self.done:
+            self._controls.cancel(self)
+
+    def log(self, last: int = 0) -> str:
+        """Return the text that the run has printed, in full.
+
+        Parameters
+        ----------
+        last
+            Only so many bytes from the end; 0 for all.
+        """
+        if self._log_fd < 0:
+            return ""
+        size = os.fstat(self._log_fd).st_size
+        start = max(0, size - last) if last else 0
+        return os.pread(self._log_fd, size - start, start).decode(errors="replace")
+
+    # -- for the session --------------------------------------------------------------------
+
+    def on_done(self, function: Callable[[], None]) -> None:
+        """Have a function called when the run ends, on the session's loop."""
+        self._future.add_done_callback(lambda _: function())
+
+    def keep_log(self, folder: Path | None) -> None:
+        """Hold on to the run's log: an open file outlives the cluster's folder, but not us."""
+        if folder is None or self._log_fd >= 0:
+            return
+        with contextlib.suppress(OSError):
+            self._log_fd = os.open(
+                folder / "logs" / f"run-{self.id}.log", os.O_RDONLY | os.O_CLOEXEC
+            )
+
+    def begin(self) -> None:
+        """Note that the driver has got it."""
+        self.attempts += 1
+        self.state = "running"
+        self.started = self.started or time.time()
+
+    def end(self, state: RunState, error: BaseException | None = None) -> None:
+        """Note how it ended, and wake whoever waits."""
+        if self._future.done():
+            return
+        self.state, self.ended = state, time.time()
+        if error is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} in {self.environment}: {self.state}, {self.seconds:.1f} s>"
+
+    def _repr_html_(self) -> str:
+        colour = {"succeeded": "#2e7d32", "cached": "#2e7d32", "failed": "#c62828"}.get(
+            self.state, "#1565c0"
+        )
+        return (
+            f"<code>{html.escape(self.id)}</code> in <b>{html.escape(self.environment)}</b>: "
+            f"<span style='color:{colour}'>{self.state}</span>, {self.seconds:.1f} s"
+        )

@@ -1,0 +1,76 @@
+"""Progress of a cluster that starts: one display, updated in place, gone when there is no need."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from flyte_jupyter.backends.backend import DRIVER
+from flyte_jupyter.session.clusters import Cluster
+
+
+class StartProgress:
+    """Shows how far a cluster has come, if it takes longer than a moment.
+
+    In a terminal nothing moves: one line when it is worth a line.
+
+    Parameters
+    ----------
+    cluster
+        The cluster that starts.
+    after
+        Seconds before anything is shown.
+    """
+
+    def __init__(self, cluster: Cluster, after: float) -> None:
+        self._cluster = cluster
+        self._after = after
+        self._handle: Any = None
+        self._shown = ""
+
+    def tick(self, seconds: float) -> None:
+        """Show the present state; called a few times a second while the notebook waits."""
+        cluster = self._cluster
+        if cluster.state == "starting" and seconds < self._after:
+            return
+        if cluster.state != "starting" and self._handle is None:
+            return
+        text = self._text()
+        if text == self._shown:
+            return
+        self._shown = text
+        self._display({"text/plain": text, "text/html": self._html(text)})
+
+    def _display(self, data: dict[str, str]) -> None:
+        from IPython.core.getipython import get_ipython
+        from IPython.display import display
+
+        if not hasattr(get_ipython(), "kernel"):
+            if self._handle is None:
+                self._handle = True
+                print(data["text/plain"], flush=True)
+        elif self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+    def _text(self) -> str:
+        cluster = self._cluster
+        if cluster.state == "ready":
+            return f"{cluster.name}: {cluster.summary()}"
+        return f"{cluster.name}: starting {cluster.environment.engine.name}, {self._steps()}"
+
+    def _steps(self) -> str:
+        members = self._cluster.members()
+        ready = sum(m["state"] == "ready" for m in members)
+        late = sorted({m["role"] for m in members if m["state"] != "ready" and m["role"] != DRIVER})
+        waiting = f", waiting for {' and '.join(late)}" if late else ""
+        return f"{ready} of {len(members) or '…'} processes{waiting}"
+
+    def _html(self, text: str) -> str:
+        members = self._cluster.members()
+        if self._cluster.state != "starting":
+            return self._cluster._repr_html_()
+        ready = sum(m["state"] == "ready" for m in members)
+        bar = f"<progress value='{ready}' max='{max(1, len(members))}'></progress>"
+        return f"{bar} {html.escape(text)}"

@@ -1,7 +1,7 @@
 """Run notebook cells as Flyte 2 tasks on clusters that live exactly as long as the kernel.
 
-In a notebook, ``%load_ext flyte_jupyter`` adds ``%%flyte_task`` and ``%flyte``. In a script or a test,
-`session` gives the same without magics.
+In a notebook, ``%load_ext flyte_jupyter`` adds ``%%flyte_task`` and ``%flyte``. In a script or a
+test, `session` gives the same without magics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every setting, as traits: ``c.FlyteJupyter.x`` in a config file, or ``%config FlyteJupyter.x``."""
+"""Every setting, as a trait: ``c.FlyteJupyter.x`` in a config file or ``%config FlyteJupyter.x``."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class DaskEngine:
         )
 
     def configure(self, options: Mapping[str, str]) -> Any:
-        """Build a `Dask` config from ``--workers N``, ``--worker-cpu N`` and ``--worker-memory M``."""
+        """Build a `Dask` config from ``--workers``, ``--worker-cpu`` and ``--worker-memory``."""
         _require_dask()
         unknown = set(options) - {"workers", "worker-cpu", "worker-memory"}
         if unknown:

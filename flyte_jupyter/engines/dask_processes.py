@@ -143,11 +143,8 @@ async def _work(member: Member, address: str) -> None:
 def _check_memory(limit: int) -> None:
     used = psutil.Process().memory_info().rss
     if used > limit * _TERMINATE:
-        print(
-            f"this worker used {used / 2**20:.0f} MiB of its {limit / 2**20:.0f} MiB and ended itself",
-            file=sys.stderr,
-            flush=True,
-        )
+        sizes = f"{used / 2**20:.0f} MiB of its {limit / 2**20:.0f} MiB"
+        print(f"this worker used {sizes} and ended itself", file=sys.stderr, flush=True)
         os._exit(137)
 
 

@@ -56,7 +56,7 @@ def _for_verb(session: Session, before: list[str]) -> Iterable[str]:
     if rest and rest[-1] == "--plugin":
         return engines()
     options = [o for action in VERBS[name].parser(name)._actions for o in action.option_strings]
-    if name == "runs" or name == "doctor" or _has_positional(rest):
+    if name in {"runs", "doctor"} or _has_positional(rest):
         return options
     runs = [run.id for run in session.runs] if name == "logs" else []
     return [*options, *environment_names(session), *runs]

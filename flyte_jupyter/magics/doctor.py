@@ -28,7 +28,7 @@ _PACKAGES = {
 
 
 def examine(session: Session) -> list[tuple[str, str, str]]:
-    """Return a row for each check: what, whether it is well, and what was found or is to be done."""
+    """Return a row for each check: what, whether it is well, what was found or is to be done."""
     return [*_platform(), *_packages(), *_folders(), *_engines(session)]
 
 

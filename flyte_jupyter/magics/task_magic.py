@@ -149,7 +149,8 @@ class TaskMagic:
 
     def _count(self) -> int:
         """Return the ``n`` of this cell's ``In[n]``: the shell is one ahead while a cell runs."""
-        return max(1, self._shell.execution_count - 1)
+        ahead: int = self._shell.execution_count
+        return max(1, ahead - 1)
 
     def _lines_above(self, body: str) -> int:
         """Return how many lines of the notebook's cell stand above the body."""

@@ -81,8 +81,9 @@ def existing() -> list[RuntimeFolder]:
 
 
 def parent() -> Path:
-    """Return where the folders lie: under Jupyter's runtime folder, unless that path is too long
-    for the sockets in it.
+    """Return where the folders lie.
+
+    Under Jupyter's runtime folder, unless that path is too long for the sockets in it.
     """
     from jupyter_core.paths import jupyter_runtime_dir
 

@@ -1,4 +1,4 @@
-"""Every setting, as a trait: ``c.FlyteJupyter.x`` in a config file or ``%config FlyteJupyter.x``."""
+"""Every setting, as a trait: ``c.FlyteJupyter.x`` in a file, ``%config`` in a notebook."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ class FlyteJupyter(Configurable):
     ).tag(config=True)
     autoreload = traitlets.Bool(
         True, help="Reload local modules whose file changed before a task uses them."
+    ).tag(config=True)
+    cache_folder = traitlets.Unicode(
+        "",
+        help="Where results of environments with a cache are kept; by default a folder "
+        "`flyte_jupyter/cache` in Jupyter's data folder.",
+    ).tag(config=True)
+    cache_limit = traitlets.Int(
+        2**30, help="Bytes of cached results after which those made longest ago are removed."
     ).tag(config=True)
     secret_resolver = traitlets.Unicode(
         "",

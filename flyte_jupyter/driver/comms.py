@@ -1,8 +1,8 @@
 """Comms between the notebook's page and a driver: what makes remote widgets live.
 
 A widget made by remote code opens a comm in its driver. Here a comm of the same id is opened
-towards the page, and what either side says is handed to the other, buffers included. The kernel builds no
-widget of its own; it needs not even ipywidgets.
+towards the page, and what either side says is handed to the other, buffers included. The kernel
+builds no widget of its own; it needs not even ipywidgets.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import os
 import pickle
 import signal
@@ -20,7 +21,7 @@ from typing import Any, cast
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
-from flyte_jupyter.driver import local_imports, shell, transfer, wire
+from flyte_jupyter.driver import local_imports, nested, shell, transfer, wire
 from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.streams import DriverStream, Transcript
 from flyte_jupyter.driver.transfer import KeptBuffers, Parcel
@@ -211,6 +212,11 @@ class DriverApp(IPKernelApp):
     def write_connection_file(self, **kwargs: Any) -> None:
         """Write none: the notebook made the key, and no file needs to hold it."""
 
+    def log_connection_info(self) -> None:
+        """Tell nobody how to connect; only keep what the kernel asks for."""
+        channels = ("shell", "iopub", "stdin", "hb", "control")
+        self._ports = {channel: getattr(self, f"{channel}_port") for channel in channels}
+
     def init_connection_file(self) -> None:
         """Read none, for the same reason."""
 
@@ -223,6 +229,8 @@ def main(member: Any) -> None:
     member
         The engine's view of this process; its arguments hold the key and the settings.
     """
+    # A crash leaves the stack in the log, whose descriptor ipykernel is about to replace.
+    faulthandler.enable(os.dup(2))
     connection = wire.connection(member.folder, member.generation, member.args["key"])
     app = DriverApp.instance(user_ns={}, log_level="WARN", quiet=True)
     app.session.key = connection.pop("key").encode()
@@ -234,6 +242,7 @@ def main(member: Any) -> None:
     settings = member.args["settings"]
     app.kernel.attach(member, settings)
     local_imports.install(settings["local_roots"])
+    nested.register(app.shell)
     _leave_politely()
     member.ready()
     app.start()

@@ -30,6 +30,10 @@ class DriverShell(ZMQInteractiveShell):
         self.remote_traceback = list(stb)
         self._last_traceback = stb
 
+    def show_usage_error(self, exc: BaseException) -> None:
+        """Leave it to the notebook, which shows what it raises."""
+        self.remote_traceback = [f"UsageError: {exc}"]
+
     def init_virtualenv(self) -> None:
         """Do nothing: the driver runs the notebook's own Python and path."""
 

@@ -1,10 +1,10 @@
 """The driver's stdout and stderr: live, in order, and never a flood.
 
 ipykernel keeps a buffer a stream and flushes each every 0.2 s. Here both share one, so that what
-was printed in turn arrives in turn, and it is flushed every 20 ms. What a run prints is written to its
-log in full. What is sent to the notebook is bounded by a token bucket: a burst of some size, then
-a trickle; beyond it one line says how much is only in the log, and the last lines follow when the
-run ends. So neither a million lines nor a runaway loop can freeze a page or fill a memory.
+was printed in turn arrives in turn, and it is flushed every 20 ms. What a run prints is written to
+its log in full. What is sent to the notebook is bounded by a token bucket: a burst of some size,
+then a trickle; beyond it one line says how much is only in the log, and the last lines follow when
+the run ends. So neither a million lines nor a runaway loop can freeze a page or fill a memory.
 """
 
 from __future__ import annotations
@@ -93,6 +93,9 @@ class RunText:
                 ("stderr", f"[… {lines:,} lines ({size}) are only in %flyte logs {self.run} …]\n")
             )
         notice += self._tail
+        if hidden > 0 and len(notice) > 1:
+            stream, text = notice[1]
+            notice[1] = (stream, text.partition("\n")[2])  # the first line is cut
         self._tokens -= self._tail_size
         self._tail.clear()
         self._tail_size = self._hidden_bytes = self._hidden_lines = 0

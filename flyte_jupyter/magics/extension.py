@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.errors import UsageError
@@ -37,15 +37,19 @@ class FlyteMagics(Magics):
             from flyte_jupyter.session import Session, set_session
 
             self._session = Session(self.config_object, self.shell.user_ns, _report)
+            self._session.transform = self.shell.transform_cell
             set_session(self._session)
         return self._session
 
-    @cell_magic
-    def flyte_task(self, line: str, cell: str) -> Any:
+    @line_cell_magic
+    def flyte_task(self, line: str, cell: str | None = None) -> Any:
         """Run this cell as a Flyte task: %%flyte_task ENV [-i NAMES] [-o NAMES] [-r NAMES]."""
-        from flyte_jupyter.magics.task_magic import TaskMagic
+        from flyte_jupyter.magics.task_magic import PARSER, TaskMagic
 
         try:
+            if cell is None:
+                PARSER.parse_line(line)
+                raise UsageError("%%flyte_task runs the cell below it", fix="Type two %% signs.")
             return TaskMagic(self.shell, self.session, self.note).run(line, cell)
         except HelpShown:
             return None
@@ -96,30 +100,6 @@ class FlyteMagics(Magics):
             self._session = None
 
 
-@magics_class
-class DriverMagics(Magics):
-    """What stands in for the magics inside a driver."""
-
-    @cell_magic
-    def flyte_task(self, line: str, cell: str) -> None:
-        """Refuse: this is a task already."""
-        del line, cell
-        raise _nested()
-
-    @line_magic
-    def flyte(self, line: str) -> None:
-        """Refuse, for the same reason."""
-        del line
-        raise _nested()
-
-
-def _nested() -> UsageError:
-    return UsageError(
-        "this is a task cell already, and its driver starts no clusters",
-        fix="Use the magics in cells of the notebook itself.",
-    )
-
-
 def _report(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
@@ -128,8 +108,7 @@ def _report(line: str) -> None:
 def load(shell: Any) -> None:
     """Add the magics to a shell."""
     if _IN_DRIVER in os.environ:
-        shell.register_magics(DriverMagics)
-        return
+        return  # a driver has magics of its own that refuse
     magics = FlyteMagics(shell)
     shell.register_magics(magics)
     shell._flyte_jupyter = magics

@@ -73,17 +73,14 @@ class Environment:
             reasons["image"] = "tasks run in the notebook's own Python"
         if declared.resources is not None:
             reasons["resources"] = "the driver is a plain process; only workers are limited"
-        for field in ("pod_template", "service_account", "queue"):
-            if getattr(declared, field) is not None:
+        for field in ("pod_template", "service_account", "queue", "interruptible"):
+            if getattr(declared, field):
                 reasons[field] = "only a Kubernetes backend has it"
-        if declared.interruptible:
-            reasons["interruptible"] = "only a Kubernetes backend has it"
         if declared.reusable is not None:
             reasons["reusable"] = "the driver is kept for the whole session anyway"
         if any(secret.mount for secret in self.secrets()):
             reasons["secrets.mount"] = "use as_env_var: nothing is mounted on this machine"
-        if getattr(declared.cache, "serialize", False):
-            reasons["cache.serialize"] = "runs of one environment never overlap"
+        reasons |= _not_honoured_of_cache(declared.cache)
         for field, reason in self.engine.ignored(self.config).items():
             reasons[f"plugin_config.{field}"] = reason
         return reasons
@@ -99,6 +96,17 @@ class Environment:
 
 def _is_default_image(image: Any) -> bool:
     return image in (None, "auto") or image == _default_image()
+
+
+def _not_honoured_of_cache(cache: Any) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    if getattr(cache, "serialize", False):
+        reasons["cache.serialize"] = "runs of one environment never overlap"
+    policies = getattr(cache, "policies", None) or []
+    policies = policies if isinstance(policies, list) else [policies]
+    if any(type(policy).__module__.partition(".")[0] != "flyte" for policy in policies):
+        reasons["cache.policies"] = "the version of a cell is its code"
+    return reasons
 
 
 @functools.cache

@@ -207,7 +207,7 @@ class Execution:
             error = RemoteError(f"{reply['ename']}: {reply['evalue']}")
         if isinstance(error, SystemExit):
             # Raised here it would end a script; in the cell it ended the cell.
-            error = RemoteError("the cell called sys.exit()", seen=f"exit code {error.code}")
+            return RemoteError("the cell called sys.exit()", seen=f"exit code {error.code}")
         return _with_traceback(error, reply["traceback"])
 
     # -- interrupts -------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Run:
         self._controls = controls
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._log_fd = -1
-        self._watchers: list[Callable[[], None]] = []
+        self._on_success: Callable[[], None] = lambda: None
 
     def __del__(self) -> None:
         if self._log_fd >= 0:
@@ -172,6 +172,10 @@ class Run:
         """Have a function called when the run ends, on the session's loop."""
         self._future.add_done_callback(lambda _: function())
 
+    def on_success(self, function: Callable[[], None]) -> None:
+        """Have a function called if the run ends well, before anybody who waits is woken."""
+        self._on_success = function
+
     def keep_log(self, folder: Path | None) -> None:
         """Hold on to the run's log: an open file outlives the cluster's folder, but not us."""
         if folder is None or self._log_fd >= 0:
@@ -192,6 +196,8 @@ class Run:
         if self._future.done():
             return
         self.state, self.ended = state, time.time()
+        if state == "succeeded":
+            self._on_success()
         if error is not None:
             self._future.set_exception(error)
         else:

@@ -18,7 +18,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+from jupyter_core.paths import jupyter_data_dir
 
 from flyte_jupyter.backends.backend import Backend, ClusterStatus
 from flyte_jupyter.backends.local.backend import LocalBackend
@@ -30,6 +33,7 @@ from flyte_jupyter.driver.relay import Sink, TextSink
 from flyte_jupyter.driver.transfer import Parcel
 from flyte_jupyter.engines.engine import ClusterSpec
 from flyte_jupyter.errors import ClusterError
+from flyte_jupyter.session.cache import CellCache
 from flyte_jupyter.session.clusters import Cluster
 from flyte_jupyter.session.environments import Environment, find, resolve_secrets
 from flyte_jupyter.session.event_loop import EventLoopThread
@@ -63,6 +67,7 @@ class Session:
         self.config = config or FlyteJupyter()
         self.namespace: Mapping[str, object] = {} if namespace is None else namespace
         self.report = report or _to_stderr
+        self.transform: Callable[[str], str] = str
         self.declared: dict[str, Any] = {}
         self.clusters: dict[str, Cluster] = {}
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
@@ -262,6 +267,9 @@ class Session:
             An input cannot be pickled; nothing has been started then.
         """
         environment = self.environment(name)
+        key = self._cache.key(environment.declared, task)
+        if key and (cached := self._cache.read(environment.declared, key)):
+            return self._from_cache(environment, task, *cached)
         cluster = self._running(environment)
         if cluster is None:
             # What cannot be pickled is said before a cluster is started for it.
@@ -277,7 +285,29 @@ class Session:
             task, parcel = self._pack(cluster, task)
         run = self._execute(cluster, task, parcel, sink, ask)
         self.runs.append(run)
+        if key:
+            run.on_success(lambda: self._cache.write(key, run.outputs))
         return run
+
+    def _from_cache(
+        self, environment: Environment, task: CellTask, outputs: dict[str, Any], made: str
+    ) -> Run:
+        run = Run(task, environment.name, self)
+        run.outputs = outputs
+        run.end("cached")
+        self.runs.append(run)
+        self.report(
+            f"{run.id}: the result of {made} is in {environment.name}'s cache; nothing ran."
+        )
+        return run
+
+    @property
+    def _cache(self) -> CellCache:
+        folder = self.config.cache_folder
+        default = Path(jupyter_data_dir()) / "flyte_jupyter" / "cache"
+        return CellCache(
+            Path(folder) if folder else default, self.config.cache_limit, self.transform
+        )
 
     def _pack(self, cluster: Cluster, task: CellTask) -> tuple[CellTask, Parcel]:
         task = self._fetch_foreign(task, cluster)

@@ -163,7 +163,7 @@ class DriverClient:
             else:
                 try:
                     self._relay.pass_on(message)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - one message must not end the rest
                     TextSink().stream("stderr", f"flyte-jupyter: lost a {kind} message: {error}\n")
 
     async def _read_replies(self, channel: Any) -> None:

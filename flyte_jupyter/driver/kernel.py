@@ -74,7 +74,7 @@ class DriverKernel(IPythonKernel):
         self._forward_input(content["allow_stdin"])
         try:
             reply, frames = await self._perform(content, buffers, parent)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
             reply, frames = self._failure(error, "cell")
         finally:
             self._restore_input()
@@ -151,7 +151,7 @@ class DriverKernel(IPythonKernel):
             parcel = transfer.pack(
                 {name: namespace[name] for name in content["returns"]}, folder=self.folder
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
             return self._failure(error, "outputs")
         kept = {name: self.refs.keep(namespace[name]) for name in content["keeps"]}
         self.sent[content["run"]] = parcel
@@ -171,7 +171,7 @@ class DriverKernel(IPythonKernel):
         self.shell.remote_traceback = None
         try:
             parcel = transfer.pack({"exception": error}, shared=False)
-        except Exception:
+        except Exception:  # noqa: BLE001 - then it is told, not sent
             return reply, []
         reply["exception"] = parcel.header
         return reply, parcel.frames

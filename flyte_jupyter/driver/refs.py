@@ -7,10 +7,13 @@ import reprlib
 import sys
 from typing import Any
 
+import cloudpickle
+
 from flyte_jupyter.driver.wire import RefInfo
 from flyte_jupyter.errors import RefLost
 
 _PREVIEW = 500
+_COUNTED = 16 * 2**20
 
 
 _store: RefStore | None = None
@@ -84,22 +87,56 @@ class RefStore:
 
 
 def size_of(value: Any) -> int:
-    """Return about how many bytes a value holds, from what it says of itself."""
+    """Return about how many bytes a value holds: what it says of itself, or what sending it takes.
+
+    Counting stops at `_COUNTED` bytes: a guess is not worth pickling gigabytes.
+    """
     for attribute in ("nbytes", "memory_usage"):
         try:
             size = getattr(value, attribute)
             if callable(size):
                 size = size(deep=False)
             return int(size.sum() if hasattr(size, "sum") else size)
-        except Exception:  # noqa: S112 - any object may answer anything
+        except Exception:  # noqa: BLE001, S112 - any object may answer anything
             continue
-    return sys.getsizeof(value, 0)
+    counter = _Counter()
+    try:
+        cloudpickle.Pickler(counter, protocol=5, buffer_callback=counter.take).dump(value)
+    except _Enough:
+        pass
+    except Exception:  # noqa: BLE001 - a ref need not be picklable; that is one use of it
+        return sys.getsizeof(value, 0)
+    return counter.size
+
+
+class _Enough(Exception):
+    pass
+
+
+class _Counter:
+    """A file that counts what is written to it, up to a limit."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self._add(len(data))
+        return len(data)
+
+    def take(self, buffer: Any) -> bool:
+        self._add(buffer.raw().nbytes)
+        return False
+
+    def _add(self, size: int) -> None:
+        self.size += size
+        if self.size > _COUNTED:
+            raise _Enough
 
 
 def preview(value: object) -> str:
     """Return a short text of a value; never raises, and never prints a whole collection."""
     try:
         text = repr(value) if hasattr(value, "shape") else reprlib.Repr().repr(value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a broken __repr__ must not fail the run
         return f"<repr failed: {type(error).__name__}: {error}>"
     return text if len(text) <= _PREVIEW else text[: _PREVIEW - 1] + "…"

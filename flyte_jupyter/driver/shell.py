@@ -91,7 +91,7 @@ async def run_cell(shell: DriverShell, cell: Cell) -> BaseException | None:
     transformed, problem = code, None
     try:
         transformed = "\n" * cell.line + shell.transform_cell(cell.code)
-    except Exception:
+    except Exception:  # noqa: BLE001 - IPython shows it, as for any cell
         problem = sys.exc_info()
     result = None
     try:

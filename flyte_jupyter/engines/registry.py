@@ -26,7 +26,7 @@ def engines() -> dict[str, Engine]:
         try:
             engine: Engine = point.load()()
             found[engine.name] = engine
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - somebody else's code must not spread
             warnings.warn(
                 f"flyte-jupyter engine {point.name!r} ({point.value}) is skipped: "
                 f"{type(error).__name__}: {error}",

@@ -221,7 +221,10 @@ class TaskMagic:
         progress = StartProgress(
             self._session.clusters[environment.name], self._session.config.progress_after
         )
-        self._session.wait(run, progress.tick)
+        try:
+            self._session.wait(run, progress.tick)
+        finally:
+            progress.finish()
         self._shell.push(run.outputs)
         return None
 

@@ -118,7 +118,7 @@ class Cluster:
         for log in (f"{member}.log", "zygote.log"):
             lines = self._backend.log(self.name, log, last=8192).strip().splitlines()
             if lines:
-                return "\n".join(f"  {log}: {line}" for line in lines[-_TAIL:])
+                return "\n".join(f"  {log}: {line}" for line in _telling(lines))
         return ""
 
     def _watch_driver(self) -> None:
@@ -288,6 +288,16 @@ class Cluster:
             f"<b>{html.escape(self.name)}</b> ({self.environment.engine.name}): "
             f"{self.state}, {html.escape(self.summary())} {links}"
         )
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """Return the lines that say most: where Python crashed, or the last ones."""
+    crashes = [n for n, line in enumerate(lines) if line.startswith("Fatal Python error")]
+    if not crashes:
+        return lines[-_TAIL:]
+    stack = lines[crashes[-1] :]
+    shell = next((n for n, line in enumerate(stack) if "interactiveshell.py" in line), _TAIL)
+    return stack[: min(shell, _TAIL)]
 
 
 _AGAIN = "The next cell in this environment starts it anew."

@@ -98,7 +98,7 @@ class Execution:
             self.run.end("succeeded")
         except (asyncio.CancelledError, KeyboardInterrupt) as stop:
             self.run.end("cancelled", stop if isinstance(stop, KeyboardInterrupt) else _stopped())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is the run's to raise
             self.run.end("failed", error)
         finally:
             parcel.close()

@@ -35,6 +35,14 @@ class StartProgress:
             return
         if cluster.state != "starting" and self._handle is None:
             return
+        self._show()
+
+    def finish(self) -> None:
+        """Show how it came out, if its progress was shown."""
+        if self._handle is not None:
+            self._show()
+
+    def _show(self) -> None:
         text = self._text()
         if text == self._shown:
             return
@@ -58,6 +66,8 @@ class StartProgress:
         cluster = self._cluster
         if cluster.state == "ready":
             return f"{cluster.name}: {cluster.summary()}"
+        if cluster.state != "starting":
+            return f"{cluster.name}: {cluster.state}"
         return f"{cluster.name}: starting {cluster.environment.engine.name}, {self._steps()}"
 
     def _steps(self) -> str:

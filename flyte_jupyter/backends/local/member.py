@@ -123,7 +123,7 @@ def run(order: Order, fd: int, parent: int) -> int:
         resolve(order["target"])(member)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the last frame of a process: its log must say why
         traceback.print_exc()
         return 1
     finally:

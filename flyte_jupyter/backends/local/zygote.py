@@ -64,7 +64,7 @@ class Zygote:
         for message in messages or ():
             try:
                 getattr(self, "do_" + message.pop("do"))(**message)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the supervisor decides
                 traceback.print_exc()
                 self.channel.send({"error": f"{type(error).__name__}: {error}"})
             self._reap()

@@ -15,8 +15,8 @@ import psutil
 from distributed import Client, Scheduler, Worker
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
-from tornado.web import RequestHandler
 
+from flyte_jupyter.engines.dask_pages import add_dashboard, guard
 from flyte_jupyter.engines.dask_tls import make_certificates
 from flyte_jupyter.engines.engine import Member
 
@@ -53,8 +53,7 @@ def run_scheduler(member: Member) -> None:
 
 
 async def _schedule(member: Member) -> None:
-    prefix = f"/{member.args['token']}"
-    # Bokeh costs a second to import: the dashboard is added when somebody first opens it.
+    token = member.args["token"]
     scheduler = Scheduler(
         host=_HOST,
         port=0,
@@ -62,46 +61,16 @@ async def _schedule(member: Member) -> None:
         security=Security(),
         dashboard=False,
         dashboard_address=f"{_HOST}:0",
-        http_prefix=prefix,
     )
     async with scheduler:
-        _add_lazy_dashboard(scheduler, prefix)
+        add_dashboard(scheduler)
+        guard(scheduler.http_application, token)
         member.ready(
             address=scheduler.address,
-            dashboard=f"http://{_HOST}:{scheduler.http_server.port}{prefix}/status",
+            dashboard=f"http://{_HOST}:{scheduler.http_server.port}/{token}/status",
         )
         _end_on_sigterm()
         await scheduler.finished()
-
-
-def _add_lazy_dashboard(scheduler: Any, prefix: str) -> None:
-    """Serve the dashboard under a path that cannot be guessed, from the first visit on.
-
-    The page has no password, and every user of the machine can connect to a port on loopback; who
-    does not know the token gets nothing.
-    """
-
-    class FirstVisit(RequestHandler):
-        async def get(self) -> None:
-            page = await asyncio.to_thread(_import_dashboard)
-            if not hasattr(scheduler, "_dashboard_added"):
-                scheduler._dashboard_added = True
-                page.connect(
-                    scheduler.http_application, scheduler.http_server, scheduler, prefix=prefix
-                )
-                rules = scheduler.http_application.default_router.rules
-                rules[:] = [r for r in rules if r is not first]
-            self.redirect(self.request.uri or prefix)
-
-    application = scheduler.http_application
-    application.add_handlers(r".*", [(rf"{prefix}/?(?:status)?", FirstVisit)])
-    first = application.default_router.rules[0]
-
-
-def _import_dashboard() -> Any:
-    import distributed.dashboard.scheduler as page
-
-    return page
 
 
 # -- worker -------------------------------------------------------------------------------------
@@ -129,12 +98,12 @@ async def _work(member: Member, address: str) -> None:
         local_directory=str(member.folder / f"{member.role}-{member.index}"),
         dashboard=False,
         dashboard_address=f"{_HOST}:0",
-        http_prefix=f"/{member.args['token']}",
         validate=False,
     )
     async with worker:
-        guard = PeriodicCallback(lambda: _check_memory(limit), 200)
-        guard.start()
+        guard(worker.http_application, member.args["token"])
+        check = PeriodicCallback(lambda: _check_memory(limit), 200)
+        check.start()
         member.ready(address=worker.address)
         _end_on_sigterm()
         await worker.finished()

@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -196,6 +196,7 @@ class Run:
         if self._future.done():
             return
         self.state, self.ended = state, time.time()
+        self.task = replace(self.task, values={})  # a list of runs must keep no data alive
         if state == "succeeded":
             self._on_success()
         if error is not None:

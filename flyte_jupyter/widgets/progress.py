@@ -7,6 +7,7 @@ from typing import Any
 
 from flyte_jupyter.backends.backend import DRIVER
 from flyte_jupyter.session.clusters import Cluster
+from flyte_jupyter.widgets.links import anchors, reachable
 
 
 class StartProgress:
@@ -80,7 +81,7 @@ class StartProgress:
     def _html(self, text: str) -> str:
         members = self._cluster.members()
         if self._cluster.state != "starting":
-            return self._cluster._repr_html_()
+            return f"{self._cluster._repr_html_()} {anchors(reachable(self._cluster.links))}"
         ready = sum(m["state"] == "ready" for m in members)
         bar = f"<progress value='{ready}' max='{max(1, len(members))}'></progress>"
         return f"{bar} {html.escape(text)}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from flyte_jupyter.widgets.links import anchors
+
 
 class Table:
     """Rows under headings; `repr` is text, a notebook shows HTML.
@@ -55,8 +57,5 @@ class Table:
             + "</tr>"
             for row in self.rows
         )
-        links = " ".join(
-            f'<a href="{html.escape(url)}" target="_blank">{html.escape(title)}</a>'
-            for title, url in self.links.items()
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{links}"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return table + anchors(self.links)

@@ -207,7 +207,7 @@ def reason(error: BaseException) -> str:
         return "it is nested too deeply"
     try:
         text = next(iter(str(error).strip().splitlines()), "")
-    except Exception:
+    except Exception:  # noqa: BLE001 - a broken __str__ has nothing to say
         text = ""
     kind = type(error).__name__
     if text and isinstance(error, TypeError | pickle.PickleError):

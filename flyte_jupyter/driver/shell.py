@@ -15,12 +15,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQInteractiveShell
+
+
+class DriverDisplayHook(ZMQShellDisplayHook):
+    """ipykernel's display hook, which looks for a `;` in the cell: a driver has no history."""
+
+    cell = ""
+
+    def quiet(self) -> bool:
+        """Whether the cell ends in a semicolon."""
+        return bool(self.semicolon_at_end_of_expression(self.cell))
 
 
 class DriverShell(ZMQInteractiveShell):
     """IPython's shell, which keeps a traceback for the reply instead of publishing it."""
 
+    displayhook_class = DriverDisplayHook
     remote_traceback: list[str] | None = None
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
@@ -93,6 +105,7 @@ async def run_cell(shell: DriverShell, cell: Cell) -> BaseException | None:
         transformed = "\n" * cell.line + shell.transform_cell(cell.code)
     except Exception:  # noqa: BLE001 - IPython shows it, as for any cell
         problem = sys.exc_info()
+    shell.displayhook.cell = transformed
     result = None
     try:
         result = await shell.run_cell_async(

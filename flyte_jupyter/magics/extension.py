@@ -37,7 +37,7 @@ class FlyteMagics(Magics):
             from flyte_jupyter.session import Session, set_session
 
             self._session = Session(self.config_object, self.shell.user_ns, _report)
-            self._session.transform = self.shell.transform_cell
+            self._session.read_cells_with(self.shell.transform_cell)
             set_session(self._session)
         return self._session
 

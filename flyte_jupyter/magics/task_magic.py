@@ -226,6 +226,7 @@ class TaskMagic:
         finally:
             progress.finish()
         self._shell.push(run.outputs)
+        run.outputs = {}  # they are the notebook's now, to keep or to let go
         return None
 
     def _asker(self) -> Callable[[str, bool], str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
+import itertools
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost
 from flyte_jupyter.session.environments import Environment
 
 _TAIL = 12
+_numbers = itertools.count(1)
 
 
 class Cluster:
@@ -45,6 +47,7 @@ class Cluster:
     def __init__(self, environment: Environment, backend: Backend, config: FlyteJupyter) -> None:
         self.environment = environment
         self.name = environment.name
+        self.id = f"{environment.name}#{next(_numbers)}"
         self.state: State = "declared"
         self.reason = ""
         self.status: ClusterStatus | None = None
@@ -72,7 +75,7 @@ class Cluster:
         key
             The key that signs the driver's messages.
         """
-        if self.state in ("starting", "ready"):
+        if self.running:
             return
         self.spec, self.state, self.reason = spec, "starting", ""
         self.started, self.ready_after, self._generation = time.monotonic(), 0.0, -1
@@ -82,7 +85,7 @@ class Cluster:
             "local_roots": [os.getcwd(), *(p for p in sys.path if p)],  # noqa: PTH109
         }
         launch = DriverLaunch(key, settings, os.getcwd(), tuple(sys.path))  # noqa: PTH109
-        await self._backend.create(self.name, spec, launch)
+        await self._backend.create(self.id, spec, launch)
 
     def take(self, status: ClusterStatus) -> None:
         """Learn of a change; called by the backend's listener on the session's loop."""
@@ -116,7 +119,7 @@ class Cluster:
     def last_words(self, member: str) -> str:
         """Return the last lines of a member's log, or of the zygote's if it wrote none."""
         for log in (f"{member}.log", "zygote.log"):
-            lines = self._backend.log(self.name, log, last=8192).strip().splitlines()
+            lines = self._backend.log(self.id, log, last=8192).strip().splitlines()
             if lines:
                 return "\n".join(f"  {log}: {line}" for line in _telling(lines))
         return ""
@@ -184,7 +187,7 @@ class Cluster:
 
     async def client(self) -> DriverClient:
         """Return a connection to the present driver."""
-        address = self._backend.address(self.name)
+        address = self._backend.address(self.id)
         if self._client is None:
             client = DriverClient(address.connection)
             self._generation = address.generation
@@ -193,11 +196,16 @@ class Cluster:
         return self._client
 
     async def restart_driver(self) -> None:
-        """Replace the driver; the rest of the cluster stays."""
-        await self._backend.restart_driver(self.name)
+        """Replace the driver and return when the old one is gone; the rest of the cluster stays."""
+        before = self.member(DRIVER)
+        await self._backend.restart_driver(self.id)
+        while before and self.running and (now := self.member(DRIVER)):
+            if now["generation"] != before["generation"]:
+                return
+            await self._changed.wait()
 
-    async def scale(self, replicas: int) -> None:
-        """Change the number of members of the engine's scalable role.
+    async def scale(self, replicas: int) -> str:
+        """Change the number of members of the engine's scalable role, and return its name.
 
         Raises
         ------
@@ -205,18 +213,19 @@ class Cluster:
             The engine has none, or there is no cluster.
         """
         role = next((r for r in self.spec.roles if r.scalable), None) if self.spec else None
-        if role is None or self.state not in ("starting", "ready"):
+        if not self.running:
+            raise ClusterError(f"{self.name} cannot be scaled", seen=f"its cluster is {self.state}")
+        if role is None:
+            engine = self.environment.engine.name
             raise ClusterError(
-                f"{self.name} cannot be scaled",
-                seen=f"its cluster is {self.state}"
-                if self.state not in ("starting", "ready")
-                else f"the {self.environment.engine.name} engine has nothing to scale",
+                f"{self.name} cannot be scaled", seen=f"the {engine} engine has nothing to scale"
             )
-        await self._backend.scale(self.name, role.name, replicas)
+        await self._backend.scale(self.id, role.name, replicas)
+        return role.name
 
     async def settled(self, role: str, replicas: int) -> None:
         """Wait until exactly so many members of a role are ready."""
-        while self.state in ("starting", "ready"):
+        while self.running:
             members = [m for m in self.members() if m["role"] == role]
             if len(members) == replicas and all(m["state"] == "ready" for m in members):
                 return
@@ -230,10 +239,15 @@ class Cluster:
             self.state = "stopping"
         self._lose(ClusterError(f"the cluster of {self.name} was taken down"))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._backend.delete(self.name), self._config.stop_timeout)
+            await asyncio.wait_for(self._backend.delete(self.id), self._config.stop_timeout)
         if self.state != "failed":
             self.state = "stopped"
         self._wake()
+
+    @property
+    def running(self) -> bool:
+        """Whether it starts or is ready."""
+        return self.state in ("starting", "ready")
 
     # -- what is seen -----------------------------------------------------------------------
 
@@ -241,14 +255,14 @@ class Cluster:
     def driver(self) -> str:
         """Identity of the present driver; empty if there is none."""
         member, folder = self.member(DRIVER), self.folder
-        if member is None or folder is None or self.state not in ("starting", "ready"):
+        if member is None or folder is None or not self.running:
             return ""
         return f"{folder.name}.{member['generation']}"
 
     @property
     def folder(self) -> Path | None:
         """The cluster's folder on this machine."""
-        return self._backend.folder(self.name)
+        return self._backend.folder(self.id)
 
     @property
     def links(self) -> Mapping[str, str]:

@@ -119,7 +119,7 @@ class LocalBackend:
         )
 
     async def _follow(self, name: str, cluster: _Cluster, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a supervisor may be killed amid a line
             while line := await reader.readline():
                 cluster.status = json.loads(line)
                 self._listener(name, cluster.status)
@@ -180,7 +180,8 @@ class LocalBackend:
 
     async def _say(self, name: str, message: dict[str, Any]) -> None:
         if cluster := self._clusters.get(name):
-            with contextlib.suppress(OSError):
+            # RuntimeError: its end has been asked for already, there is nothing more to say.
+            with contextlib.suppress(OSError, RuntimeError):
                 cluster.writer.write(json.dumps(message).encode() + b"\n")
                 await cluster.writer.drain()
 

@@ -149,7 +149,7 @@ def main() -> None:
     """Run as ``python -m``, for platforms where forking is not safe."""
     import json
 
-    order, fd, parent = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    order, fd, parent = json.load(sys.stdin), int(sys.argv[1]), int(sys.argv[2])
     code = run(order, fd, parent)
     os._exit(code)
 

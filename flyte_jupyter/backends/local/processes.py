@@ -57,7 +57,9 @@ def start_stamp(pid: int) -> int:
     try:
         if _LINUX:
             stat = Path(f"/proc/{pid}/stat").read_text()
-            return int(stat.rpartition(")")[2].split()[19])
+            state, *fields = stat.rpartition(")")[2].split()
+            # Where nobody reaps, as in a container without an init, the dead stay listed.
+            return 0 if state in "ZX" else int(fields[18])
         return round(psutil.Process(pid).create_time() * 1000)
     except (psutil.Error, OSError):
         return 0
@@ -74,12 +76,17 @@ def describe_exit(status: int) -> str:
     return f"killed by {name}"
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """Return every living descendant of a process."""
+def children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
+    """Return the living children of a process."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return psutil.Process(pid).children(recursive=recursive)
     except psutil.Error:
         return []
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return every living descendant of a process."""
+    return children(pid, recursive=True)
 
 
 def marked(mark: str) -> Iterator[psutil.Process]:

@@ -91,10 +91,13 @@ class Reconciler:
         staying = [r for r in self.records.values() if r.role.name == name and not r.leaving]
         surplus = sorted(staying, key=lambda r: r.index)[replicas:]
         for record in surplus:
-            record.leaving = True
+            record.leaving = record.state in ("starting", "ready")
+            if not record.leaving:  # it has no process that could leave
+                del self.records[record.id]
         leaving = sum(r.leaving for r in self.records.values() if r.role.name == name)
         self._add(self.roles[name], replicas + leaving)
-        return surplus
+        self._conclude()
+        return [record for record in surplus if record.leaving]
 
     def missing(self) -> Iterator[Record]:
         """Yield members to start now, each once."""
@@ -116,8 +119,7 @@ class Reconciler:
         if record is None or record.state != "starting":
             return
         record.state, record.facts, record.attempts = "ready", facts, 0
-        if self.state == "starting" and self._complete():
-            self.state = "ready"
+        self._conclude()
 
     def exited(self, member: str, how: str) -> None:
         """Note that a member has ended, and conclude what that means for the cluster."""
@@ -146,8 +148,11 @@ class Reconciler:
         if self.state != "failed":
             self.state, self.reason = "failed", reason
 
-    def _complete(self) -> bool:
-        return all(r.state in ("ready", "given up") for r in self.records.values() if not r.leaving)
+    def _conclude(self) -> None:
+        """Call the cluster ready when nothing that stays is waited for any more."""
+        staying = (r for r in self.records.values() if not r.leaving)
+        if self.state == "starting" and all(r.state in ("ready", "given up") for r in staying):
+            self.state = "ready"
 
     @property
     def facts(self) -> Facts:

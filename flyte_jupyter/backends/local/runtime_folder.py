@@ -49,10 +49,10 @@ class RuntimeFolder:
     def supervisor_alive(self) -> bool:
         """Whether the supervisor that tends it still lives."""
         try:
-            pid, start = (self.path / "supervisor").read_text().split()
+            pid, start = map(int, (self.path / "supervisor").read_text().split())
         except (OSError, ValueError):
             return False
-        return _alive(int(pid), int(start))
+        return _alive(pid, start)
 
     def create(self) -> None:
         """Make the folder and write down this process as its supervisor."""
@@ -91,8 +91,9 @@ def parent() -> Path:
     if len(os.fsencode(root)) + _LONGEST_NAME > _SOCKET_PATH_LIMIT:
         root = Path(tempfile.gettempdir()) / f"flyte-jupyter-{os.getuid()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = root.stat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    found = root.lstat()
+    private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
+    if found.st_uid != os.getuid() or not private:
         # A shared temporary folder is a place where somebody else may have been first.
         raise PermissionError(f"{root} must belong to you alone (chmod 700)")
     return root

@@ -133,14 +133,18 @@ class Supervisor:
 
     def _end_orphans(self) -> None:
         """Kill what the driver left behind: adopted orphans are children of this process."""
-        ours = processes.descendants(os.getpid())
-        processes.kill(p for p in ours if p.ppid() == os.getpid() and p.pid != self.zygote_pid)
+        for orphan in processes.children(os.getpid()):
+            if orphan.pid != self.zygote_pid:
+                processes.kill([*processes.descendants(orphan.pid), orphan])
 
     # -- members ----------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Order everything there is to start; the zygote works through it in order."""
+        self.zygote.send({"do": "search", "path": self.launch["path"]})
         self.zygote.send({"do": "import", "modules": self.spec.preload})
+        if extra := self.launch["preload"]:
+            self.zygote.send({"do": "import", "modules": extra, "optional": True})
         if self.spec.prepare:
             folder = str(self.folder.path)
             self.zygote.send({"do": "prepare", "target": self.spec.prepare, "folder": folder})
@@ -164,8 +168,6 @@ class Supervisor:
         self._driver_preloaded = True
         modules = [*DRIVER_PRELOAD, *self.spec.driver_preload]
         self.zygote.send({"do": "import", "modules": modules})
-        if extra := self.launch["preload"]:
-            self.zygote.send({"do": "import", "modules": extra, "optional": True})
 
     def _start(self, record: Record) -> None:
         order: Order = {
@@ -194,6 +196,8 @@ class Supervisor:
         self._tell(writer)
         with contextlib.suppress(OSError):
             while line := await reader.readline():
+                if self.channels.get(member) is not writer:
+                    break  # it has ended meanwhile: this is no word of its replacement
                 self.reconciler.ready(member, json.loads(line)["ready"])
                 for channel in self.channels.values():
                     self._tell(channel)
@@ -239,6 +243,8 @@ class Supervisor:
         self.zygote.send({"do": "signal", "id": DRIVER, "number": signal.SIGKILL})
 
     def _scale(self, role: str, replicas: int) -> None:
+        if role not in self.reconciler.roles:
+            return
         surplus = self.reconciler.scale(role, replicas)
         if not surplus:
             return

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -69,6 +70,10 @@ class Zygote:
                 self.channel.send({"error": f"{type(error).__name__}: {error}"})
             self._reap()
         return messages is not None
+
+    def do_search(self, path: list[str]) -> None:
+        """Look for modules where the notebook does: an engine need not be installed."""
+        sys.path[:] = path or sys.path
 
     def do_import(self, modules: list[str], optional: bool = False) -> None:
         """Import modules for all members that are started later."""
@@ -122,10 +127,13 @@ class Zygote:
             os._exit(code)
 
     def _spawn(self, order: member.Order, fd: int) -> int:
-        os.set_inheritable(fd, True)
-        command = [sys.executable, "-P", "-m", member.__name__, json.dumps(order), str(fd)]
-        # Never waited for through the Popen object: the loop reaps all children alike.
-        child = subprocess.Popen([*command, str(os.getpid())], pass_fds=[fd])
+        command = [sys.executable, "-P", "-m", member.__name__, str(fd), str(os.getpid())]
+        # An order holds keys and tokens, and anybody may read command lines.
+        with tempfile.TemporaryFile() as file:
+            file.write(json.dumps(order).encode())
+            file.seek(0)
+            # Never waited for through the Popen object: the loop reaps all children alike.
+            child = subprocess.Popen(command, stdin=file, pass_fds=[fd])
         child.returncode = 0
         return child.pid
 

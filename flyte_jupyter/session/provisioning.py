@@ -1,0 +1,136 @@
+"""Clusters of the session's environments: at most one running each, as it is declared now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from flyte_jupyter.backends.backend import Backend, ClusterStatus
+from flyte_jupyter.backends.local.backend import LocalBackend
+from flyte_jupyter.config import FlyteJupyter
+from flyte_jupyter.engines.engine import ClusterSpec
+from flyte_jupyter.session.clusters import Cluster
+from flyte_jupyter.session.environments import Environment, resolve_secrets
+
+
+class Provisioner:
+    """Starts clusters, keeps them in line with their declarations, and takes them down.
+
+    Its coroutines run on the session's loop.
+
+    Parameters
+    ----------
+    config
+        The session's settings.
+    report
+        Called with lines that the user should read.
+    """
+
+    def __init__(self, config: FlyteJupyter, report: Callable[[str], None]) -> None:
+        self.clusters: dict[str, Cluster] = {}
+        self._config, self._report = config, report
+        self._backend: Backend | None = None
+        self._by_id: dict[str, Cluster] = {}
+
+    @property
+    def backend(self) -> Backend:
+        """Where clusters live; made with the first one."""
+        if self._backend is None:
+            config = self._config
+            self._backend = LocalBackend(self._on_status, config.start_method, config.preload)
+        return self._backend
+
+    def running(self, environment: Environment) -> Cluster | None:
+        """Return the environment's cluster if it starts or runs."""
+        cluster = self.clusters.get(environment.name)
+        return cluster if cluster is not None and cluster.running else None
+
+    def new(self, environment: Environment) -> Cluster:
+        """Return a cluster that is declared and no more."""
+        return Cluster(environment, self.backend, self._config)
+
+    async def start(self, cluster: Cluster) -> None:
+        """Begin to start a cluster.
+
+        Raises
+        ------
+        EngineError, UsageError, ClusterError
+            It cannot be described or started.
+        """
+        spec = self._spec(cluster.environment)
+        before = self.clusters.get(cluster.name)
+        if before is not None and before.state == "stopping":
+            await before.stop()
+        cluster.on_dead = self._dismiss
+        self.clusters[cluster.name] = self._by_id[cluster.id] = cluster
+        await cluster.start(spec, secrets.token_hex(32))
+
+    async def bring_in_line(self, cluster: Cluster, environment: Environment) -> Cluster:
+        """Make a running cluster what its environment declares now.
+
+        It is scaled if only the number of members differs, and started anew otherwise.
+        """
+        spec, before = self._spec(environment), cluster.spec
+        if spec == before or (before and await _rescale(cluster, before, spec)):
+            cluster.environment = environment
+            return cluster
+        self._report(f"{environment.name} is declared differently now: its cluster starts anew.")
+        await cluster.stop()
+        cluster = self.new(environment)
+        await self.start(cluster)
+        return cluster
+
+    def _spec(self, environment: Environment) -> ClusterSpec:
+        return environment.spec(resolve_secrets(environment, self._config.secret_resolver))
+
+    def _on_status(self, name: str, status: ClusterStatus) -> None:
+        if cluster := self._by_id.get(name):
+            cluster.take(status)
+            if cluster.state in ("stopped", "failed"):
+                self._by_id.pop(name, None)
+
+    def _dismiss(self, cluster: Cluster) -> None:
+        """Let the supervisor of a failed cluster go: its logs have been read."""
+        if isinstance(self._backend, LocalBackend):
+            self._backend.dismiss(cluster.id)
+
+    async def stop(self, clusters: Iterable[Cluster]) -> None:
+        """Take clusters down, all at once, and wait until nothing of them is left."""
+        await asyncio.gather(*(cluster.stop() for cluster in clusters))
+
+    async def scale(self, cluster: Cluster, replicas: int, wait: float) -> None:
+        """Change the number of workers, and wait a while for that to have happened.
+
+        Raises
+        ------
+        ClusterError
+            The engine cannot be scaled, or there is no cluster.
+        """
+        role = await cluster.scale(replicas)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(cluster.settled(role, replicas), wait)
+
+    async def restart(self, cluster: Cluster) -> None:
+        """Replace the driver of a cluster, and wait for the new one."""
+        await cluster.ready()
+        await cluster.restart_driver()
+        await cluster.ready()
+
+
+async def _rescale(cluster: Cluster, before: ClusterSpec, after: ClusterSpec) -> bool:
+    """Scale, if that is all there is between two descriptions; says whether it was."""
+    if _without_replicas(before) != _without_replicas(after):
+        return False
+    for role in after.roles:
+        if role.scalable:
+            await cluster.scale(role.replicas)
+    cluster.spec = after
+    return True
+
+
+def _without_replicas(spec: ClusterSpec) -> ClusterSpec:
+    roles = tuple(replace(role, replicas=0) if role.scalable else role for role in spec.roles)
+    return replace(spec, roles=roles)

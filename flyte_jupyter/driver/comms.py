@@ -12,6 +12,20 @@ from typing import Any
 
 from flyte_jupyter.driver.relay import Sink
 
+_WIDGET = "jupyter.widget"
+_CONTROL = "jupyter.widget.control"
+
+
+def _answer_for_all_widgets() -> None:
+    """Have a reloaded page ask each widget for its state, instead of the kernel for all.
+
+    The kernel's ipywidgets would answer for its own only, and the page would take remote widgets
+    for dead. Told that nobody answers for all, it asks each comm, and those are bridged.
+    """
+    from comm import get_comm_manager
+
+    get_comm_manager().register_target(_CONTROL, lambda comm, message: comm.close())
+
 
 class CommBridge:
     """The comms of one driver.
@@ -58,6 +72,8 @@ class CommBridge:
         )
         comm.on_msg(lambda message: self._to_driver("comm_msg", message))
         comm.on_close(lambda message: self._to_driver("comm_close", message))
+        if content["target_name"] == _WIDGET:
+            _answer_for_all_widgets()
         return comm
 
     def _to_driver(self, kind: str, message: dict[str, Any]) -> None:

@@ -122,7 +122,6 @@ class TaskMagic:
         captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
         if options.capture:
             return self._tabulate(captured)
-        self._name_large(captured)
         return self._submit(request, captured, environment)
 
     def _analyze(self, body: str) -> CellNames:
@@ -185,13 +184,6 @@ class TaskMagic:
             [(row.name, row.type_name, human_size(row.size), row.travels) for row in rows],
             empty="The cell takes nothing along.",
         )
-
-    def _name_large(self, captured: capturing.Capture) -> None:
-        limit = self._session.config.large_input
-        for name, value in captured.values.items():
-            size = getattr(value, "nbytes", 0)
-            if not isinstance(value, Ref) and isinstance(size, int) and size >= limit:
-                self._session.report(f"`{name}` travels along: {human_size(size)}.")
 
     def _submit(
         self, request: Request, captured: capturing.Capture, environment: Any

@@ -13,6 +13,7 @@ from typing import Any
 from jupyter_core.paths import jupyter_data_dir
 
 from flyte_jupyter.cells.local_modules import LocalModules
+from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver import transfer
 from flyte_jupyter.driver.relay import Sink, TextSink
@@ -74,6 +75,7 @@ class Runner:
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
         self._loop, self._clusters, self._report = loop, clusters, report
         self._executions: dict[str, Execution] = {}
+        self._named: set[tuple[str, int]] = set()
 
     def submit(self, environment: Environment, task: CellTask, console: Console) -> Run:
         """Start a run; `Session.submit` says more."""
@@ -112,7 +114,16 @@ class Runner:
         }
         if foreign:
             task = replace(task, values={**task.values, **foreign})
-        return task, pack_for(cluster, task.values, self.local_modules)
+        parcel = pack_for(cluster, task.values, self.local_modules)
+        self._name_large(parcel)
+        return task, parcel
+
+    def _name_large(self, parcel: Parcel) -> None:
+        """Say once of each large input that it travels."""
+        for name, size in parcel.sizes.items():
+            if size >= self.config.large_input and (name, size) not in self._named:
+                self._named.add((name, size))
+                self._report(f"`{name}` travels along: {human_size(size)}.")
 
     def _execute(self, cluster: Cluster, task: CellTask, parcel: Parcel, console: Console) -> Run:
         run = Run(task, cluster.name, self)

@@ -33,16 +33,20 @@ owners: set[int] = set()
 class Leftovers:
     """What can be left behind, as it is at one moment."""
 
-    processes: dict[int, str] = field(default_factory=dict)
+    processes: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Name and mark of each, by pid."""
     folders: frozenset[str] = frozenset()
     segments: frozenset[str] = frozenset()
 
     def beyond(self, before: Leftovers) -> list[str]:
         """Say what is here, was not there before, and has no owner."""
-        processes = {
-            pid: about for pid, about in self.processes.items() if pid not in before.processes
-        }
-        found = [f"process {pid}: {about}" for pid, about in processes.items()]
+        # A process that was replaced in a cluster of a fixture belongs to that fixture too.
+        clusters = {mark for _, mark in before.processes.values()}
+        found = [
+            f"process {pid}: {name} of {mark}"
+            for pid, (name, mark) in self.processes.items()
+            if mark not in clusters
+        ]
         found += [f"folder {folder}" for folder in sorted(self.folders - before.folders)]
         found += [f"/dev/shm/{name}" for name in sorted(self.segments - before.segments)]
         return [line for line in found if not _owned(line)]
@@ -54,7 +58,7 @@ def _owned(line: str) -> bool:
 
 def look() -> Leftovers:
     """Look around."""
-    processes = {p.pid: _about(p, mark) for p, mark in marked()}
+    processes = {p.pid: (_name(p), mark) for p, mark in marked()}
     return Leftovers(processes, frozenset(_folders()), frozenset(_segments()))
 
 
@@ -77,10 +81,10 @@ def marked(owner: int | None = None) -> Iterator[tuple[psutil.Process, str]]:
                 yield process, mark
 
 
-def _about(process: psutil.Process, mark: str) -> str:
+def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
-        return f"{process.name()} of {mark}"
-    return mark
+        return process.name()
+    return "a process"
 
 
 def folders() -> list[Path]:

@@ -17,6 +17,8 @@ from flyte_jupyter.engines.engine import ClusterSpec, Facts
 
 State: TypeAlias = Literal["declared", "starting", "ready", "stopping", "stopped", "failed"]
 DRIVER = "driver"
+START_LINE = "--- {}, start {} ---"
+"""Divides the lines of a process from those of the one that it replaced, in the log they share."""
 
 
 class MemberStatus(TypedDict):

@@ -86,16 +86,16 @@ class RunText:
         """Say what was left out, and follow with the last of it."""
         hidden = self._hidden_bytes - self._tail_size
         notice: list[tuple[str, str]] = []
+        tail = list(self._tail)
         if hidden > 0:
-            lines = self._hidden_lines - sum(t.count("\n") for _, t in self._tail)
+            stream, text = tail[0]
+            tail[0] = (stream, text.partition("\n")[2])  # the first line is cut
+            lines = self._hidden_lines - sum(t.count("\n") for _, t in tail)
             size = f"{hidden / 2**20:.1f} MiB"
             notice.append(
                 ("stderr", f"[… {lines:,} lines ({size}) are only in %flyte logs {self.run} …]\n")
             )
-        notice += self._tail
-        if hidden > 0 and len(notice) > 1:
-            stream, text = notice[1]
-            notice[1] = (stream, text.partition("\n")[2])  # the first line is cut
+        notice += tail
         self._tokens -= self._tail_size
         self._tail.clear()
         self._tail_size = self._hidden_bytes = self._hidden_lines = 0

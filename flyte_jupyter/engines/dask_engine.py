@@ -35,10 +35,12 @@ class DaskEngine:
                 seen=f"number_of_workers={count!r}",
                 fix="Write Dask(workers=WorkerGroup(number_of_workers=4)).",
             )
+        memory = memory_bytes(config.workers.resources)
         limits = {
             "threads": cores(config.workers.resources) or max(1, (os.cpu_count() or 1) // count),
-            "memory": memory_bytes(config.workers.resources),
-            "share": count,
+            "memory": memory,
+            # Only what matters: a description that differs in it cannot be had by scaling.
+            "share": 1 if memory else count,
         }
         return ClusterSpec(
             engine=self.name,
@@ -51,6 +53,7 @@ class DaskEngine:
                     args=limits,
                     after=("scheduler",),
                     scalable=True,
+                    shares=("share",) if cores(config.workers.resources) else ("share", "threads"),
                 ),
             ),
             preload=(_PROCESSES,),
@@ -70,7 +73,7 @@ class DaskEngine:
                 fix="It takes --workers, --worker-cpu and --worker-memory.",
             )
         workers = options.get("workers", "1")
-        if not workers.isdigit() or int(workers) < 1:
+        if not workers.isdecimal() or int(workers) < 1:
             raise UsageError("--workers takes a whole number of at least 1", seen=f"{workers!r}")
         import flyte
         from flyteplugins.dask import Dask, WorkerGroup

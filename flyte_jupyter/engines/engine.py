@@ -49,6 +49,9 @@ class Role:
         Whether the cluster is lost when a member dies; members of other roles are replaced.
     scalable
         Whether `scale` may change `replicas` while the cluster runs.
+    shares
+        Names of those `args` that follow from `replicas`. A cluster is scaled, and not started
+        anew, when its environment is declared again with another number and nothing else.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Role:
     after: tuple[str, ...] = ()
     vital: bool = False
     scalable: bool = False
+    shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,10 @@ class ClusterSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ClusterSpec:
         """Rebuild a description from what `as_json` gave."""
-        roles = tuple(Role(**{**role, "after": tuple(role["after"])}) for role in data["roles"])
+        roles = tuple(
+            Role(**{**role, "after": tuple(role["after"]), "shares": tuple(role["shares"])})
+            for role in data["roles"]
+        )
         tuples = {key: tuple(data[key]) for key in ("preload", "driver_preload")}
         return cls(**{**data, **tuples, "roles": roles})
 

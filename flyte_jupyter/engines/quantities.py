@@ -51,11 +51,12 @@ def memory_bytes(resources: Any) -> int:
     if value is None:
         return 0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", str(value).strip())
-    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
+    size = float(match[1]) * _UNITS.get(match[2], 0) if match else 0.0
+    if not size >= 1 or math.isinf(size):
         raise EngineError(
             "memory must be a positive size", seen=repr(value), fix='Write "512Mi" or "4Gi".'
         )
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(size)
 
 
 def _request(value: Any) -> Any:

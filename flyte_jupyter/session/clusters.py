@@ -7,6 +7,7 @@ import contextlib
 import html
 import itertools
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from flyte_jupyter.backends.backend import (
     DRIVER,
+    START_LINE,
     Backend,
     ClusterStatus,
     DriverLaunch,
@@ -119,7 +121,9 @@ class Cluster:
     def last_words(self, member: str) -> str:
         """Return the last lines of a member's log, or of the zygote's if it wrote none."""
         for log in (f"{member}.log", "zygote.log"):
-            lines = self._backend.log(self.id, log, last=8192).strip().splitlines()
+            text = self._backend.log(self.id, log)
+            generation = self._generation if member == DRIVER else 0
+            lines = _written_by(member, generation, text).strip().splitlines()
             if lines:
                 return "\n".join(f"  {log}: {line}" for line in _telling(lines))
         return ""
@@ -299,6 +303,14 @@ class Cluster:
         engine = self.environment.engine.name
         about = f"{self.state}, {html.escape(self.summary())}"
         return f"<b>{html.escape(self.name)}</b> ({engine}): {about}"
+
+
+def _written_by(member: str, generation: int, text: str) -> str:
+    """Return what one generation of a process wrote to the log of all; the last one's otherwise."""
+    first, *rest = re.split(START_LINE.format(re.escape(member), r"(\d+)") + "\n", text)
+    sections = dict(zip(map(int, rest[::2]), rest[1::2], strict=True))
+    sections[min(sections, default=1) - 1] = first
+    return sections.get(generation, sections[max(sections)])
 
 
 def _telling(lines: list[str]) -> list[str]:

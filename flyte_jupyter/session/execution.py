@@ -94,11 +94,13 @@ class Execution:
         """See the run through to its end, whatever that is."""
         self._task = asyncio.current_task()
         try:
+            if self._interrupted:  # before this coroutine took its first step
+                raise asyncio.CancelledError
             await self._attempts(parcel)
             self.run.end("succeeded")
         except (asyncio.CancelledError, KeyboardInterrupt) as stop:
             self.run.end("cancelled", stop if isinstance(stop, KeyboardInterrupt) else _stopped())
-        except Exception as error:  # noqa: BLE001 - it is the run's to raise
+        except BaseException as error:  # noqa: BLE001 - it is the run's to raise, whatever it is
             self.run.end("failed", error)
         finally:
             parcel.close()

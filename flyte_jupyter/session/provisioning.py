@@ -11,7 +11,7 @@ from dataclasses import replace
 from flyte_jupyter.backends.backend import Backend, ClusterStatus
 from flyte_jupyter.backends.local.backend import LocalBackend
 from flyte_jupyter.config import FlyteJupyter
-from flyte_jupyter.engines.engine import ClusterSpec
+from flyte_jupyter.engines.engine import ClusterSpec, Role
 from flyte_jupyter.session.clusters import Cluster
 from flyte_jupyter.session.environments import Environment, resolve_secrets
 
@@ -101,6 +101,12 @@ class Provisioner:
         """Take clusters down, all at once, and wait until nothing of them is left."""
         await asyncio.gather(*(cluster.stop() for cluster in clusters))
 
+    async def close(self) -> None:
+        """Take everything down, and wait also for what has failed and is on its way out."""
+        await self.stop(c for c in self.clusters.values() if c.running or c.state == "stopping")
+        if isinstance(self._backend, LocalBackend):
+            await self._backend.close()
+
     async def scale(self, cluster: Cluster, replicas: int, wait: float) -> None:
         """Change the number of workers, and wait a while for that to have happened.
 
@@ -132,5 +138,11 @@ async def _rescale(cluster: Cluster, before: ClusterSpec, after: ClusterSpec) ->
 
 
 def _without_replicas(spec: ClusterSpec) -> ClusterSpec:
-    roles = tuple(replace(role, replicas=0) if role.scalable else role for role in spec.roles)
-    return replace(spec, roles=roles)
+    return replace(spec, roles=tuple(map(_without_number, spec.roles)))
+
+
+def _without_number(role: Role) -> Role:
+    if not role.scalable:
+        return role
+    args = {name: value for name, value in role.args.items() if name not in role.shares}
+    return replace(role, replicas=0, args=args)

@@ -263,10 +263,9 @@ class Session:
         if os.getpid() != self._pid:
             return  # a forked child of the kernel owns nothing
         atexit.unregister(self.close)
-        running = [c for c in self.clusters.values() if c.running or c.state == "stopping"]
         with contextlib.suppress(Exception):
-            if running:
-                self._loop.run(self._clusters.stop(running), self.config.stop_timeout + 1)
+            if self.clusters:
+                self._loop.run(self._clusters.close(), self.config.stop_timeout + 1)
         self._loop.stop()
 
     def __repr__(self) -> str:

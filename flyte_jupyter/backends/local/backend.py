@@ -123,7 +123,10 @@ class LocalBackend:
             while line := await reader.readline():
                 cluster.status = json.loads(line)
                 self._listener(name, cluster.status)
-        await asyncio.to_thread(self._bury, cluster)
+        try:
+            await asyncio.to_thread(self._bury, cluster)
+        except RuntimeError:  # no threads any more: the interpreter is ending
+            self._bury(cluster)
         if cluster.status["state"] not in ("stopped", "failed"):
             reason = f"its supervisor ended: {self._last_words(cluster)}"
             cluster.status = {**cluster.status, "state": "failed", "reason": reason, "members": []}
@@ -177,6 +180,10 @@ class LocalBackend:
         with contextlib.suppress(OSError, RuntimeError):
             cluster.writer.write_eof()
         await cluster.gone.wait()
+
+    async def close(self) -> None:
+        """Take every cluster down, and wait for those that have failed to be gone."""
+        await asyncio.gather(*(self.delete(name) for name in list(self._clusters)))
 
     async def _say(self, name: str, message: dict[str, Any]) -> None:
         if cluster := self._clusters.get(name):

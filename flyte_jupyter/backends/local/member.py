@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from flyte_jupyter.backends.backend import START_LINE
 from flyte_jupyter.backends.local import processes
 from flyte_jupyter.backends.local.channel import Channel
 
@@ -112,6 +113,8 @@ def run(order: Order, fd: int, parent: int) -> int:
     processes.die_with_parent(parent)
     processes.set_title(f"flyte:{order['id']}")
     _redirect(order["log"])
+    if order["generation"] > 1:
+        print(START_LINE.format(order["id"], order["generation"]), flush=True)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError):

@@ -81,9 +81,10 @@ class Zygote:
             for name in modules:
                 try:
                     importlib.import_module(name)
-                except ImportError:
+                except ImportError as error:
                     if not optional:
                         raise
+                    print(f"{name} is not preloaded: {error}", file=sys.stderr, flush=True)
             gc.collect()
             gc.freeze()  # else the members' collectors would touch, and so copy, every page
 

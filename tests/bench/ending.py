@@ -1,0 +1,70 @@
+"""How soon nothing is left when a kernel ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+import psutil
+
+from tests.bench.notebook import Notebook, dask_environment, with_extension
+from tests.bench.processes import folders_of, until_gone, with_token
+from tests.bench.rows import Row, spread
+
+_USE = """%%flyte_task dask_env
+from distributed import Client
+client = Client()
+client.wait_for_workers(4)
+client.gather(client.map(abs, range(100)))
+"""
+_LIMIT = 30.0
+_LEAST = 7
+"""Processes that there must be before the end: kernel, scheduler, four workers, driver."""
+
+
+def ending(quick: bool) -> list[Row]:
+    """Time the end of a kernel with a Dask cluster of 4 workers, to no process and no folder.
+
+    Once by SIGKILL, once as Jupyter shuts a kernel down. The kernel's own process is among those
+    that must be gone. The slowest of some runs is what counts.
+    """
+    rounds = 1 if quick else 5
+    killed = [_time(_kill) for _ in range(rounds)]
+    stopped = [_time(_shut_down) for _ in range(rounds)]
+    return [
+        Row("kernel SIGKILL to no process", spread(killed), "", None, "<= 5 s", max(killed) <= 5),
+        Row("clean shutdown to no process", spread(stopped), "", None, "<= 3 s", max(stopped) <= 3),
+    ]
+
+
+def _kill(notebook: Notebook) -> None:
+    os.kill(notebook.pid, signal.SIGKILL)
+
+
+def _shut_down(notebook: Notebook) -> None:
+    notebook.manager.request_shutdown()
+
+
+def _time(end: Callable[[Notebook], None]) -> float:
+    with with_extension() as notebook:
+        notebook.run(dask_environment(4))
+        notebook.run(_USE)
+        before, kernel = notebook.processes(), notebook.pid
+        assert len(before) >= _LEAST
+        assert len(folders_of(kernel)) == 1
+
+        def left() -> Sequence[object]:
+            # The token finds whatever was started meanwhile.
+            known = [process for process in before if _lives(process)]
+            return known or [*folders_of(kernel), *with_token(notebook.token)]
+
+        end(notebook)
+        return until_gone(left, _LIMIT)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

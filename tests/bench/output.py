@@ -1,0 +1,86 @@
+"""How soon printed text arrives, and what becomes of a flood of it."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+from tests.bench.memory import Peak
+from tests.bench.notebook import PLAIN, Notebook, with_extension
+from tests.bench.rows import MIB, Row, duration, size, spread
+
+_PRINT = """%%flyte_task plain_env
+import time
+for _ in range({count}):
+    print(time.time())
+    time.sleep(0.1)
+"""
+_FLOOD = """%%flyte_task plain_env --bg flood
+for number in range(1_000_000):
+    print("line", number)
+"""
+_CHECK = """lines = flood.log().splitlines()
+wrong = sum(a != f"line {b}" for a, b in zip(lines, range(1_000_000)))
+wrong + abs(1_000_000 - len(lines))
+"""
+
+
+def printing(quick: bool) -> list[Row]:
+    """Time a line's way from ``print`` in a task to the notebook's client, while the task goes on.
+
+    The line says when it was printed; nobody flushes.
+    """
+    count = 10 if quick else 40
+    with with_extension() as notebook:
+        notebook.run(PLAIN)
+        notebook.run("%%flyte_task plain_env\npass")
+        streams = notebook.run(_PRINT.format(count=count)).streams
+    delays = [arrived - float(line) for arrived, text in streams for line in text.split()]
+    assert len(delays) == count
+    met = median(delays) <= 0.050
+    return [
+        Row("print in a task to text in the notebook", spread(delays), "", None, "<= 50 ms", met)
+    ]
+
+
+def flood(quick: bool) -> list[Row]:
+    """Print a million lines in the background, and see how the notebook fares.
+
+    Meanwhile plain cells run: the slowest round trip counts. The kernel's own memory is watched,
+    and in the end the run's log must hold every line.
+    """
+    del quick
+    with with_extension() as notebook:
+        notebook.run(PLAIN)
+        notebook.run("%%flyte_task plain_env\npass")
+        with Peak(lambda: [notebook.pid]) as memory:
+            trips, seconds = _flood(notebook)
+        wrong = notebook.run(_CHECK).value
+    worst = max(trips)
+    what = f"a million lines in {duration(seconds)}"
+    times = f"{duration(worst)} (median {duration(median(trips))})"
+    return [
+        Row(f"{what}: slowest plain cell", times, "", None, "<= 0.5 s", worst <= 0.5),
+        Row(
+            f"{what}: growth of the kernel",
+            size(memory.growth),
+            target="<= 64 MiB",
+            met=memory.growth <= 64 * MIB,
+        ),
+        Row(f"{what}: lines lost or wrong in the log", str(wrong), "", None, "0", wrong == 0),
+    ]
+
+
+def _flood(notebook: Notebook) -> tuple[list[float], float]:
+    """Return the seconds that each plain cell took during the flood, and those of the flood."""
+    trips = []
+    started = time.monotonic()
+    notebook.run(_FLOOD)
+    done = False
+    while not done:
+        time.sleep(0.02)
+        cell = notebook.run("flood.done")
+        trips.append(cell.seconds)
+        done = cell.value
+    notebook.run("flood.result()")
+    return trips, time.monotonic() - started

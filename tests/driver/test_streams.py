@@ -1,0 +1,114 @@
+"""The driver's output: all of it in the log, as much of it as is good in the notebook."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flyte_jupyter.driver import streams
+from flyte_jupyter.driver.streams import RunText, Transcript, _Buffer
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(streams.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+@pytest.fixture
+def text(tmp_path, clock):
+    made = RunText(tmp_path / "run.log", "cell-1", burst=100, rate=10)
+    yield made
+    made.close()
+
+
+def test_what_fits_is_shown_as_it_comes(text):
+    assert text.write("stdout", "hello\n") == [("stdout", "hello\n")]
+    assert text.write("stderr", "oh\n") == [("stderr", "oh\n")]
+    assert text.finish() == []
+
+
+def test_a_flood_is_cut_where_a_line_ends(text):
+    lines = "".join(f"line {i:02}\n" for i in range(20))
+    assert text.write("stdout", lines) == [("stdout", lines[:96])]
+    assert text.write("stdout", "more\n") == []
+    shown = text.finish()
+    assert "".join(part for _, part in shown) == lines[96:] + "more\n", "so little needs no notice"
+
+
+def test_what_is_left_out_is_said_and_the_last_lines_follow(text, tmp_path):
+    flood = "".join(f"{i:09}\n" for i in range(10_000))
+    (first,) = text.write("stdout", flood)
+    (stream, notice), *tail = text.finish()
+    assert stream == "stderr"
+    assert "are only in %flyte logs cell-1" in notice
+    last = "".join(part for _, part in tail)
+    assert flood.endswith(last)
+    assert len(last) <= 2048
+    lines = int(notice.partition(" lines")[0].rpartition(" ")[2].replace(",", ""))
+    assert first[1].count("\n") + lines + last.count("\n") == pytest.approx(10_000, abs=1)
+    assert (tmp_path / "run.log").read_text() == flood
+
+
+def test_the_limit_grows_again_with_time(text, clock):
+    text.write("stdout", "x" * 99 + "\n")
+    assert text.write("stdout", "hidden\n") == []
+    clock.now = 5.0
+    shown = text.write("stdout", "late\n")
+    assert "".join(part for _, part in shown) == "hidden\nlate\n"
+    clock.now = 1000.0
+    assert text.write("stdout", "y" * 99 + "\n") == [("stdout", "y" * 99 + "\n")]
+
+
+def test_the_log_is_for_its_owner_and_takes_any_text(text, tmp_path):
+    text.write("stdout", "ü\ud800\n")
+    path = tmp_path / "run.log"
+    assert path.read_bytes() == "ü\\ud800\n".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.text(max_size=300))))
+def test_the_log_is_complete_and_what_is_shown_is_in_order(tmp_path_factory, written):
+    path = tmp_path_factory.mktemp("log") / "run.log"
+    made = RunText(path, "cell-1", burst=200, rate=1)
+    shown = [part for stream, text in written for part in made.write(stream, text)]
+    shown += made.finish()
+    made.close()
+    if any(text for _, text in written):
+        whole = "".join(text for _, text in written)
+        assert path.read_bytes() == whole.encode(errors="backslashreplace")
+    rest = "".join(text for _, text in written)
+    for _, part in shown:
+        if "are only in %flyte logs" not in part:
+            found = rest.find(part)
+            assert found >= 0, "in order, and nothing invented"
+            rest = rest[found + len(part) :]
+
+
+def test_texts_of_old_runs_are_let_go(tmp_path):
+    transcript = Transcript(tmp_path, 100, 10)
+    for number in range(70):
+        transcript.begin(f"message-{number}", f"cell-{number}")
+    assert transcript.of("message-0") is None
+    assert transcript.of("message-69").run == "cell-69"
+
+
+def test_both_streams_share_one_buffer_in_order():
+    buffer, parent = _Buffer(), {"msg_id": "a"}
+    for stream, text in [("stdout", "1"), ("stdout", "2"), ("stderr", "3"), ("stdout", "4")]:
+        assert not buffer.add(parent, stream, text)
+    buffer.add({"msg_id": "b"}, "stdout", "5")
+    assert [(s, t) for _, s, t in buffer.take()] == [
+        ("stdout", "12"),
+        ("stderr", "3"),
+        ("stdout", "4"),
+        ("stdout", "5"),
+    ]
+    assert buffer.take() == []
+    assert buffer.add(parent, "stdout", "x" * (buffer.limit + 1)), "the writer should wait"

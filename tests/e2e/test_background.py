@@ -1,0 +1,130 @@
+"""Runs in the background: their output, their results, and stopping them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.notebook import task
+
+WAIT = """
+import os, time
+def pass_gate(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def gate(plain, tmp_path):
+    """A path on which `pass_gate(gate)` waits until it exists."""
+    path = tmp_path / "gate"
+    plain.run(f"{WAIT}\ngate = {str(path)!r}")
+    yield path
+    path.touch()
+
+
+def test_output_goes_to_the_cell_that_started_the_run(plain, gate, tmp_path):
+    body = """
+    import sys
+    print("first")
+    pass_gate(gate)
+    print("late"); print("also late", file=sys.stderr)
+    display("shown late")
+    "the result"
+    """
+    started = plain.run(task(body, "--bg job"))
+    plain.until(lambda: started.stdout == "first\n")
+    second = tmp_path / "second"
+    other = plain.submit(f"print('mine')\npass_gate({str(second)!r})")
+    plain.until(lambda: other.stdout == "mine\n")
+    gate.touch()
+    plain.until(lambda: started.result, what="the result of the background run")
+    assert not other.done
+    second.touch()
+    plain.wait(other)
+    assert other.shown == "mine\n"
+    assert started.stdout == "first\nlate\n"
+    assert started.stderr == "also late\n"
+    assert started.displays[-1]["text/plain"] == "'shown late'"
+    assert started.result == "'the result'"
+    assert started.of("execute_result")[0]["execution_count"] == started.reply["execution_count"]
+
+
+def test_a_named_run_is_waited_for_or_awaited(plain):
+    cell = plain.task("answer = 42", "-o answer --bg job")
+    assert cell.result == ""
+    assert plain.value("job.result(), await job, job.state") == (42, 42, "succeeded")
+    assert "succeeded" in plain.run("job").result
+
+
+def test_an_unnamed_run_is_the_value_of_the_cell(plain):
+    assert plain.task("1", "--bg").result.startswith("<Run cell-")
+
+
+def test_the_notebook_goes_on_while_it_runs(plain, gate):
+    plain.task("pass_gate(gate)\ndone = True", "-o done --bg job")
+    assert plain.value("job.done") is False
+    assert plain.fail("job.result(timeout=0.01)").name == "TimeoutError"
+    gate.touch()
+    assert plain.value("job.result(30)") is True
+
+
+def test_what_it_raises_is_raised_by_result(plain):
+    plain.task("def f():\n    raise ValueError('in the back')\nf()", "--bg job")
+    error = plain.fail("job.result()")
+    assert (error.name, error.value) == ("ValueError", "in the back")
+    assert "raise ValueError" in error.traceback
+    assert "line 3" in error.traceback
+    assert plain.value("repr(job.exception()), job.state") == (
+        "ValueError('in the back')",
+        "failed",
+    )
+
+
+def test_a_running_one_is_cancelled(plain, gate):
+    cell = plain.task("print('in')\npass_gate(gate)", "--bg job")
+    plain.until(lambda: cell.stdout)
+    driver = plain.process("driver").pid
+    plain.run("job.cancel()")
+    assert plain.fail("job.result(30)").name == "KeyboardInterrupt"
+    assert plain.value("job.state") == "cancelled"
+    assert plain.task("import os\nprint(os.getpid())").stdout.strip() == str(driver)
+
+
+def test_a_queued_one_is_cancelled_and_the_running_one_is_not(plain, gate):
+    cell = plain.task("print('in')\npass_gate(gate)\ndone = 1", "-o done --bg first")
+    plain.until(lambda: cell.stdout)
+    queued = plain.task("print('never')", "--bg second")
+    plain.run("second.cancel()")
+    assert plain.fail("second.result(30)").name == "KeyboardInterrupt"
+    assert plain.value("first.state, second.state") == ("running", "cancelled")
+    gate.touch()
+    assert plain.value("first.result(30)") == 1
+    assert queued.stdout == ""
+
+
+def test_runs_of_one_environment_take_turns_in_order(plain, tmp_path):
+    log = tmp_path / "log"
+    plain.run(f"log = {str(log)!r}")
+    for n in range(4):
+        plain.task(f"open(log, 'a').write('{n}')", f"--bg job{n}")
+    plain.run("[job.result(30) for job in (job0, job1, job2, job3)]")
+    assert log.read_text() == "0123"
+
+
+def test_a_question_of_a_background_run_cannot_be_answered(plain):
+    plain.task("input('who? ')", "--bg job")
+    assert plain.fail("job.result(30)").name == "StdinNotImplementedError"
+
+
+def test_the_list_of_runs(plain):
+    plain.task("1", "--name counted")
+    plain.fail(task("1/0", "--name broken"))
+    shown = plain.run("%flyte runs -n 2").result
+    assert [line.split()[0].split("-")[0] for line in shown.splitlines()] == [
+        "run",
+        "counted",
+        "broken",
+    ]
+    assert "ZeroDivisionError: division by zero" in shown
+    assert len(plain.run("%flyte runs -n 1").result.splitlines()) == 2

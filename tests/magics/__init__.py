@@ -1,0 +1,1 @@
+"""The magics, in an IPython shell of the test process, where nothing is started."""

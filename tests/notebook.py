@@ -1,8 +1,8 @@
 """A notebook without a page: a real kernel, and what a front end would see of each of its cells.
 
 `Notebook` runs cells and keeps every message that came back, sorted by the cell that it belongs to,
-so that a test can say which cell shows what. Nothing here waits for a fixed time: all waiting is for
-messages or for processes, with a deadline that only a hang reaches.
+so that a test can say which cell shows what. Nothing here waits for a fixed time: all waiting is
+for messages or for processes, with a deadline that only a hang reaches.
 """
 
 from __future__ import annotations
@@ -228,6 +228,12 @@ class Notebook:
             if time.monotonic() > end:
                 raise TimeoutError(f"waited {timeout:g} s for {what}")
             self.pump(50)
+
+    def until_printed(self, cell: Cell, text: str = "") -> None:
+        """Wait until a cell has printed something; it must not end before."""
+        self.until(lambda: cell.done or (cell.stdout and text in cell.stdout), what=f"{text!r}")
+        assert cell.stdout, f"{cell.code}\n{cell.error}"
+        assert text in cell.stdout, f"{cell.code}\n{cell.error}"
 
     def pump(self, patience: int = 0) -> None:
         """Take in what has arrived, waiting at most `patience` milliseconds for anything."""

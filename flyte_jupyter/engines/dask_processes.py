@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
+import distributed.client
+import distributed.protocol.pickle
 import psutil
 from distributed import Client, Scheduler, Worker
 from distributed.security import Security

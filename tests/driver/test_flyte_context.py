@@ -43,7 +43,7 @@ async def test_a_cell_runs_under_a_task_context(tmp_path):
 
     async def body():
         context = flyte.ctx()
-        assert isinstance(context, TaskContext)
+        assert type(context) is TaskContext
         seen.append((context.action.name, context.action.run_name, context.mode))
         seen.append(context.is_in_cluster() if hasattr(context, "is_in_cluster") else False)
         seen.append(os.fspath(context.raw_data_path.path))
@@ -53,7 +53,7 @@ async def test_a_cell_runs_under_a_task_context(tmp_path):
     assert task.name == "env.cell"
     await flyte_context.run_task(task, "cell-1", tmp_path)
     assert seen == [("cell-1", "cell-1", "local"), False, str(tmp_path / "cell-1" / "raw")]
-    assert not isinstance(flyte.ctx(), TaskContext), "and not after it"
+    assert type(flyte.ctx()) is not TaskContext, "and not after it"
     assert list(tmp_path.iterdir()) == [], "no file before one is written"
 
 

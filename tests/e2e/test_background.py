@@ -83,7 +83,7 @@ def test_what_it_raises_is_raised_by_result(plain):
 
 def test_a_running_one_is_cancelled(plain, gate):
     cell = plain.task("print('in')\npass_gate(gate)", "--bg job")
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     driver = plain.process("driver").pid
     plain.run("job.cancel()")
     assert plain.fail("job.result(30)").name == "KeyboardInterrupt"
@@ -93,7 +93,7 @@ def test_a_running_one_is_cancelled(plain, gate):
 
 def test_a_queued_one_is_cancelled_and_the_running_one_is_not(plain, gate):
     cell = plain.task("print('in')\npass_gate(gate)\ndone = 1", "-o done --bg first")
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     queued = plain.task("print('never')", "--bg second")
     plain.run("second.cancel()")
     assert plain.fail("second.result(30)").name == "KeyboardInterrupt"

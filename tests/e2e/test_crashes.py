@@ -113,7 +113,7 @@ def test_an_interrupted_run_is_not_tried_again(plain, tmp_path):
     plain.run(f"count = {str(tmp_path / 'count')!r}")
     body = "import time\nopen(count, 'a').write('x')\nprint('in')\ntime.sleep(600)"
     cell = plain.submit(task(body, "--retries 5"))
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert plain.wait(cell).error.name == "KeyboardInterrupt"
     assert (tmp_path / "count").read_text() == "x"
@@ -128,7 +128,7 @@ def test_many_crashes_in_a_row_are_survived(plain):
 def test_a_killed_supervisor_is_an_error_and_leaves_nothing(plain):
     plain.task("1")
     cell = plain.submit(task("import time\nprint('in')\ntime.sleep(600)"))
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.process("super").send_signal(signal.SIGKILL)
     error = plain.wait(cell).error
     assert error.name == "ClusterLost"

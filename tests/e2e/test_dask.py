@@ -78,7 +78,7 @@ def test_an_interrupt_ends_a_gather_and_the_cluster_stays(dask):
     """
     before = {p.pid for p in dask.processes()}
     cell = dask.submit(task(body))
-    dask.until(lambda: "in" in cell.stdout)
+    dask.until_printed(cell, "in")
     dask.interrupt()
     assert dask.wait(cell).error.name == "KeyboardInterrupt"
     assert {p.pid for p in dask.processes()} == before
@@ -102,7 +102,7 @@ def test_a_dead_worker_is_replaced_and_the_work_goes_on(dask, tmp_path):
     result = client.gather(futures)
     """
     cell = dask.submit(task(body, "-o result"))
-    dask.until(lambda: "in" in cell.stdout)
+    dask.until_printed(cell, "in")
     victim = dask.process("worker-1")
     victim.send_signal(signal.SIGKILL)
     dask.until(lambda: victim.pid not in {p.pid for p in dask.processes("worker-1")})
@@ -110,10 +110,13 @@ def test_a_dead_worker_is_replaced_and_the_work_goes_on(dask, tmp_path):
     (tmp_path / "gate").touch()
     assert dask.wait(cell).error is None
     assert dask.value("result") == list(range(8))
-    status = dask.run("%flyte status env").result
-    (line,) = [line for line in status.splitlines() if line.startswith("worker-1")]
-    assert "ready" in line
-    assert "killed by SIGKILL" in line
+
+    def line() -> str:
+        status = dask.run("%flyte status env").result
+        return next(line for line in status.splitlines() if line.startswith("worker-1"))
+
+    dask.until(lambda: "ready" in line(), what="the new worker")
+    assert "killed by SIGKILL" in line()
 
 
 def test_the_cluster_grows_and_shrinks_while_a_run_goes_on(dask, tmp_path):
@@ -129,7 +132,7 @@ def test_the_cluster_grows_and_shrinks_while_a_run_goes_on(dask, tmp_path):
     total = sum(client.gather(kept))
     """
     run = dask.task(body, "-o total --bg job")
-    dask.until(lambda: "in" in run.stdout)
+    dask.until_printed(run, "in")
     grown = dask.run("%flyte scale env 4").result
     assert grown.count("worker-") == grown.count("worker") == 4
     assert len(dask.processes("worker")) == 4
@@ -171,7 +174,7 @@ def test_a_worker_that_uses_too_much_memory_is_named(dask):
 def test_a_lost_scheduler_is_a_lost_cluster_and_the_next_cell_starts_another(dask):
     before = {p.pid for p in dask.processes()}
     cell = dask.submit(task("import time\nprint('in')\ntime.sleep(600)"))
-    dask.until(lambda: cell.stdout)
+    dask.until_printed(cell)
     dask.process("scheduler").send_signal(signal.SIGKILL)
     error = dask.wait(cell).error
     assert error.name == "ClusterLost"

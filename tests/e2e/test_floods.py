@@ -30,7 +30,7 @@ def test_the_last_lines_of_a_log(plain):
 
 def test_the_notebook_answers_during_a_flood(plain):
     flood = plain.task("for n in range(2_000_000): print('line', n)", "--bg job")
-    plain.until(lambda: flood.stdout)
+    plain.until_printed(flood)
     assert plain.value("job.done") is False
     assert plain.value("6 * 7") == 42
     plain.run("job.cancel()")
@@ -45,7 +45,7 @@ def test_a_line_without_an_end_is_cut_too(plain):
 
 def test_an_interrupt_stops_a_flood(plain):
     cell = plain.submit(task("while True: print('again and again')"))
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert plain.wait(cell).error.name == "KeyboardInterrupt"
     assert plain.task("1").result == "1"

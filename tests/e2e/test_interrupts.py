@@ -16,7 +16,8 @@ BUSY = {
         "import asyncio\nprint('in')\nawait asyncio.gather(asyncio.sleep(600), asyncio.sleep(601))"
     ),
     "an await in a function": (
-        "import asyncio\nasync def f():\n    print('in')\n    await asyncio.Event().wait()\nawait f()"
+        "import asyncio\nasync def f():\n    print('in')\n    await asyncio.Event().wait()\n"
+        "await f()"
     ),
 }
 IGNORING = """
@@ -38,7 +39,7 @@ def driver_of(book) -> str:
 def test_an_interrupt_ends_the_cell_and_not_the_driver(plain, body):
     driver = driver_of(plain)
     cell = plain.submit(task(body))
-    plain.until(lambda: "in\n" in cell.stdout, what="the cell to begin")
+    plain.until_printed(cell, "in\n")
     plain.interrupt()
     error = plain.wait(cell).error
     assert error.name == "KeyboardInterrupt"
@@ -48,7 +49,7 @@ def test_an_interrupt_ends_the_cell_and_not_the_driver(plain, body):
 
 def test_the_traceback_of_an_interrupt_shows_where_it_struck(plain):
     cell = plain.submit(task("import time\nprint('in')\nfor _ in range(10):\n    time.sleep(600)"))
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert "----> 5     time.sleep(600)" in plain.wait(cell).error.traceback
 
@@ -57,7 +58,7 @@ def test_clean_up_code_of_the_cell_runs(plain):
     cell = plain.submit(
         task("import time\ntry:\n    print('in')\n    time.sleep(600)\nfinally:\n    print('out')")
     )
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert plain.wait(cell).error.name == "KeyboardInterrupt"
     assert cell.stdout == "in\nout\n"
@@ -77,7 +78,7 @@ def test_a_cell_may_catch_the_interrupt_and_return(plain):
             "-o caught",
         )
     )
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert plain.wait(cell).error is None
     assert plain.value("caught") is True
@@ -87,9 +88,9 @@ def test_a_second_interrupt_replaces_the_driver(plain):
     driver = driver_of(plain)
     plain.task("kept = [1]", "-r kept")
     cell = plain.submit(task(IGNORING))
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
-    plain.until(lambda: "ignored" in cell.stdout, what="the interrupt to be ignored")
+    plain.until_printed(cell, "ignored")
     plain.interrupt()
     error = plain.wait(cell).error
     assert error.name == "DriverLost"
@@ -101,7 +102,7 @@ def test_a_second_interrupt_replaces_the_driver(plain):
 def test_a_driver_that_ignores_an_interrupt_is_replaced_in_time(plain):
     plain.run("%config FlyteJupyter.interrupt_grace = 0.3")
     cell = plain.submit(task(IGNORING))
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert plain.wait(cell).error.name == "DriverLost"
     plain.run("%config FlyteJupyter.interrupt_grace = 10.0")
@@ -117,7 +118,7 @@ def test_a_driver_that_is_deaf_to_signals_is_replaced(plain):
     time.sleep(600)
     """
     cell = plain.submit(task(body))
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert plain.wait(cell).error.name == "DriverLost"
     plain.run("%config FlyteJupyter.interrupt_grace = 10.0")
@@ -137,9 +138,9 @@ def test_an_interrupt_of_a_plain_cell_leaves_a_background_run_alone(plain, tmp_p
         "import os, time\nprint('in')\nwhile not os.path.exists(gate): time.sleep(0.01)\nended = 1",
         "-o ended --bg job",
     )
-    plain.until(lambda: back.stdout)
+    plain.until_printed(back)
     cell = plain.submit("import time\nprint('in')\ntime.sleep(600)")
-    plain.until(lambda: cell.stdout)
+    plain.until_printed(cell)
     plain.interrupt()
     assert plain.wait(cell).error.name == "KeyboardInterrupt"
     gate.touch()
@@ -153,7 +154,7 @@ def test_an_interrupt_while_waiting_for_a_turn(plain, tmp_path):
         "import os, time\nprint('in')\nwhile not os.path.exists(gate): time.sleep(0.01)",
         "--bg job",
     )
-    plain.until(lambda: back.stdout)
+    plain.until_printed(back)
     waiting = plain.submit(task("print('never')"))
     plain.until(lambda: waiting.of("execute_input"), what="the cell to be taken up")
     runs = len(plain.cells)

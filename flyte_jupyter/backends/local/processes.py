@@ -84,6 +84,13 @@ def children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
         return []
 
 
+def reap() -> None:
+    """Collect every child that has ended, adopted ones included."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     """Return every living descendant of a process."""
     return children(pid, recursive=True)

@@ -1,9 +1,8 @@
-"""The supervisor: one small process a cluster, which plays the operator.
+"""The supervisor: one small process a cluster, which lives as long as its kernel and no longer.
 
-It starts the engine's members and the driver, replaces those that die, and takes everything down
-when the kernel asks, when the kernel is gone, or when it is told to end. It lives exactly as long
-as the kernel needs it and no longer, and holds nothing of the user's: no engine, no notebook code,
-no thread; so there is little in it that could fail.
+It runs the cluster's operator, and takes everything down when the kernel asks, when the kernel is
+gone, or when it is told to end. It holds nothing of the user's: no engine, no notebook code, no
+thread; so there is little in it that could fail.
 
 The kernel is watched twice. The control channel ends when the kernel does, unless a forked child of
 the kernel holds a copy of it; and the kernel's pid is watched for that case.
@@ -17,308 +16,32 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any, TypedDict
 
-from flyte_jupyter.backends.backend import DRIVER
 from flyte_jupyter.backends.local import processes
-from flyte_jupyter.backends.local.channel import Channel
-from flyte_jupyter.backends.local.member import Order
-from flyte_jupyter.backends.local.reconciler import Reconciler, Record
+from flyte_jupyter.backends.local.cluster_operator import ClusterOperator
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
-from flyte_jupyter.engines.engine import ClusterSpec, Role
-
-_GRACE = 0.8
-"""Seconds that members have between being asked to end and being killed."""
 
 _LOG_READING = 2.0
 """Seconds that the kernel has to read the logs of a cluster that failed."""
 
-DRIVER_TARGET = "flyte_jupyter.driver.kernel:main"
-DRIVER_PRELOAD = ("flyte_jupyter.driver.preload",)
 
-
-class Launch(TypedDict):
-    """The first message of the kernel: everything there is to know of the cluster."""
-
-    spec: dict[str, Any]
-    driver: dict[str, Any]
-    cwd: str
-    path: list[str]
-    method: str
-    preload: list[str]
-
-
-class Supervisor:
-    """Runs one cluster until it is told to stop or nobody is left to run it for.
-
-    Parameters
-    ----------
-    launch
-        What to run.
-    folder
-        The cluster's folder; made here and removed here.
-    control
-        The stream to the kernel.
-    """
-
-    def __init__(
-        self, launch: Launch, folder: RuntimeFolder, control: asyncio.StreamWriter
-    ) -> None:
-        self.launch = launch
-        self.folder = folder
-        self.control = control
-        self.spec = ClusterSpec.from_json(launch["spec"])
-        args = {**launch["driver"], "connect": self.spec.connect}
-        driver = Role(DRIVER, DRIVER_TARGET, args=args)
-        self.reconciler = Reconciler(self.spec, driver)
-        self.prepared: dict[str, Any] | None = None if self.spec.prepare else {}
-        self.channels: dict[str, asyncio.StreamWriter] = {}
-        self.done = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._oneshots = 0
-        self._driver_preloaded = False
-        self.zygote = self._start_zygote()
-        self._spawn(self._follow_zygote())
-
-    # -- the zygote -------------------------------------------------------------------------
-
-    def _start_zygote(self) -> Channel:
-        ours, theirs = socket.socketpair()
-        env = {**os.environ, **self.spec.env, processes.MARK: self.folder.mark}
-        log = os.open(
-            self.folder.path / "logs" / "zygote.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-        )
-        module = "flyte_jupyter.backends.local.zygote"
-        arguments = [str(theirs.fileno()), self.launch["method"], str(os.getpid())]
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
-            env=env,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        self.zygote_pid = process.pid
-        process.returncode = 0  # reaped with everybody else, in `reap`
-        os.close(log)
-        theirs.close()
-        return Channel(ours)
-
-    async def _follow_zygote(self) -> None:
-        reader, _ = await asyncio.open_connection(sock=self.zygote.sock.dup())
-        while line := await reader.readline():
-            message = json.loads(line)
-            if "started" in message:
-                self.reconciler.started(message["started"], message["pid"])
-            elif "exited" in message:
-                self._on_exit(message["exited"], message["code"])
-            elif "prepared" in message:
-                self.prepared = message["prepared"]
-            elif "error" in message:
-                self.reconciler.fail(message["error"])
-            self.reconcile()
-        if self.reconciler.state not in ("stopping", "stopped"):
-            self.reconciler.fail("the process that all members are forked from has ended")
-            self.reconcile()
-
-    def _on_exit(self, member: str, code: int) -> None:
-        self.channels.pop(member, None)
-        self.reconciler.exited(member, processes.describe_exit(code))
-        if member == DRIVER:
-            self._end_orphans()
-
-    def _end_orphans(self) -> None:
-        """Kill what the driver left behind: adopted orphans are children of this process."""
-        for orphan in processes.children(os.getpid()):
-            if orphan.pid != self.zygote_pid:
-                processes.kill([*processes.descendants(orphan.pid), orphan])
-
-    # -- members ----------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Order everything there is to start; the zygote works through it in order."""
-        self.zygote.send({"do": "search", "path": self.launch["path"]})
-        self.zygote.send({"do": "import", "modules": self.spec.preload})
-        if extra := self.launch["preload"]:
-            self.zygote.send({"do": "import", "modules": extra, "optional": True})
-        if self.spec.prepare:
-            folder = str(self.folder.path)
-            self.zygote.send({"do": "prepare", "target": self.spec.prepare, "folder": folder})
-        else:
-            self._start_members()
-
-    def _start_members(self) -> None:
-        """Start engine members first: the driver's imports then overlap with their start."""
-        missing = list(self.reconciler.missing())
-        for record in missing:
-            if record.role.name != DRIVER:
-                self._start(record)
-        for record in missing:
-            if record.role.name == DRIVER:
-                self._preload_driver()
-                self._start(record)
-
-    def _preload_driver(self) -> None:
-        if self._driver_preloaded:
-            return
-        self._driver_preloaded = True
-        modules = [*DRIVER_PRELOAD, *self.spec.driver_preload]
-        self.zygote.send({"do": "import", "modules": modules})
-
-    def _start(self, record: Record) -> None:
-        order: Order = {
-            "id": record.id,
-            "role": record.role.name,
-            "index": record.index,
-            "generation": record.generation,
-            "target": record.role.target,
-            "args": {**(self.prepared or {}), **record.role.args},
-            "folder": str(self.folder.path),
-            "log": str(self.folder.path / "logs" / f"{record.id}.log"),
-            "cwd": self.launch["cwd"],
-            "path": self.launch["path"],
-        }
-        self._send_order(order)
-
-    def _send_order(self, order: Order) -> None:
-        ours, theirs = socket.socketpair()
-        self.zygote.send({"do": "start", "order": order}, [theirs.fileno()])
-        theirs.close()
-        self._spawn(self._follow_member(order["id"], ours))
-
-    async def _follow_member(self, member: str, sock: socket.socket) -> None:
-        reader, writer = await asyncio.open_connection(sock=sock)
-        self.channels[member] = writer
-        self._tell(writer)
-        with contextlib.suppress(OSError):
-            while line := await reader.readline():
-                if self.channels.get(member) is not writer:
-                    break  # it has ended meanwhile: this is no word of its replacement
-                self.reconciler.ready(member, json.loads(line)["ready"])
-                for channel in self.channels.values():
-                    self._tell(channel)
-                self.reconcile()
-        writer.close()
-
-    def _tell(self, writer: asyncio.StreamWriter) -> None:
-        writer.write(json.dumps({"facts": self.reconciler.facts}).encode() + b"\n")
-
-    # -- decisions --------------------------------------------------------------------------
-
-    def reconcile(self) -> None:
-        """Do what follows from the present state, and tell the kernel."""
-        state = self.reconciler.state
-        if state in ("starting", "ready") and self.prepared is not None:
-            self._start_members()
-        if state == "failed":
-            self.done.set()
-        self.report()
-
-    def report(self) -> None:
-        """Send the whole status to the kernel."""
-        if not self.control.is_closing():
-            self.control.write(json.dumps(self.reconciler.status()).encode() + b"\n")
-
-    async def obey(self, reader: asyncio.StreamReader) -> None:
-        """Do what the kernel says until it says stop, or is gone."""
-        with contextlib.suppress(OSError):
-            while line := await reader.readline():
-                message = json.loads(line)
-                if message["do"] == "stop":
-                    self.done.set()
-                if message["do"] == "scale":
-                    self._scale(message["role"], message["replicas"])
-                elif message["do"] == "restart_driver":
-                    self._end_driver()
-                self.reconcile()
-        self.done.set()
-
-    def _end_driver(self) -> None:
-        record = self.reconciler.records[DRIVER]
-        processes.kill(processes.descendants(record.pid))
-        self.zygote.send({"do": "signal", "id": DRIVER, "number": signal.SIGKILL})
-
-    def _scale(self, role: str, replicas: int) -> None:
-        if role not in self.reconciler.roles:
-            return
-        surplus = self.reconciler.scale(role, replicas)
-        if not surplus:
-            return
-        if self.spec.retire:
-            self._oneshots += 1
-            name = f"retire-{self._oneshots}"
-            args = {"members": [r.id for r in surplus]}
-            once = Record(Role(name, self.spec.retire, args=args), 0)
-            self._start(once)
-        self._spawn(self._part_from([r.id for r in surplus]))
-
-    async def _part_from(self, members: list[str]) -> None:
-        """Let members leave by themselves for a while, then end them."""
-        for number, patience in ((0, 10.0), (signal.SIGTERM, _GRACE), (signal.SIGKILL, 0.0)):
-            left = [m for m in members if m in self.reconciler.records]
-            for member in left if number else ():
-                self.zygote.send({"do": "signal", "id": member, "number": number})
-            end = asyncio.get_running_loop().time() + patience
-            while left and asyncio.get_running_loop().time() < end:
-                await asyncio.sleep(0.05)
-                left = [m for m in left if m in self.reconciler.records]
-
-    # -- the end ----------------------------------------------------------------------------
-
-    async def stop(self) -> None:
-        """Take everything down: ask, then kill, until no descendant is left."""
-        if self.reconciler.state != "failed":
-            self.reconciler.state = "stopping"
-        self.report()
-        for member in list(self.reconciler.records):
-            with contextlib.suppress(OSError):
-                self.zygote.send({"do": "signal", "id": member, "number": signal.SIGTERM})
-        end = asyncio.get_running_loop().time() + _GRACE
-        while asyncio.get_running_loop().time() < end:
-            if len(processes.descendants(os.getpid())) <= 1:  # the zygote
-                break
-            await asyncio.sleep(0.02)
-        while left := processes.descendants(os.getpid()):
-            processes.kill(left)
-            reap()
-            await asyncio.sleep(0.005)
-        if self.reconciler.state != "failed":
-            self.reconciler.state = "stopped"
-
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def reap() -> None:
-    """Collect every child that has ended, adopted ones included."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
-def watch_kernel(kernel: int, gone: asyncio.Event) -> None:
-    """Set `gone` when the kernel's process ends, even if a child of it keeps its sockets open."""
+async def kernel_gone(kernel: int) -> None:
+    """Return when the kernel's process has ended, even if a child of it keeps its sockets open."""
     loop = asyncio.get_running_loop()
     try:
         fd = os.pidfd_open(kernel)
-    except (AttributeError, OSError):
-
-        async def poll() -> None:
-            while os.getppid() == kernel:
-                await asyncio.sleep(0.5)
-            gone.set()
-
-        watch_kernel.task = loop.create_task(poll())  # type: ignore[attr-defined]
-    else:
-        loop.add_reader(fd, gone.set)
-    if os.getppid() != kernel:
-        gone.set()
+    except (AttributeError, OSError):  # not Linux, or gone already
+        while os.getppid() == kernel:
+            await asyncio.sleep(0.5)
+        return
+    ended = asyncio.Event()
+    loop.add_reader(fd, ended.set)
+    if os.getppid() == kernel:  # else the pid may be somebody else's by now
+        await ended.wait()
+    loop.remove_reader(fd)
+    os.close(fd)
 
 
 async def supervise(sock: socket.socket, kernel: int, folder: RuntimeFolder) -> None:
@@ -327,29 +50,35 @@ async def supervise(sock: socket.socket, kernel: int, folder: RuntimeFolder) -> 
     line = await reader.readline()
     if not line:
         return
-    loop = asyncio.get_running_loop()
     processes.adopt_orphans()
     folder.create()
     try:
-        supervisor = Supervisor(json.loads(line), folder, writer)
-        loop.add_signal_handler(signal.SIGCHLD, reap)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, supervisor.done.set)
-        watch_kernel(kernel, supervisor.done)
-        obeying = loop.create_task(supervisor.obey(reader))
-        supervisor.begin()
-        await supervisor.done.wait()
-        await supervisor.stop()
-        if supervisor.reconciler.state == "failed":
-            # The kernel reads the logs first, and then closes its end.
-            await asyncio.wait([obeying], timeout=_LOG_READING)
-        obeying.cancel()
+        operator = ClusterOperator(json.loads(line), folder, writer)
+        await _run(operator, reader, kernel)
     finally:
         folder.remove()
     with contextlib.suppress(OSError):
-        supervisor.report()
+        operator.report()
         writer.close()
         await writer.wait_closed()
+
+
+async def _run(operator: ClusterOperator, reader: asyncio.StreamReader, kernel: int) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, processes.reap)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, operator.done.set)
+    gone = loop.create_task(kernel_gone(kernel))
+    gone.add_done_callback(lambda _: operator.done.set())
+    obeying = loop.create_task(operator.obey(reader))
+    operator.begin()
+    await operator.done.wait()
+    await operator.stop()
+    if operator.reconciler.state == "failed":
+        # The kernel reads the logs first, and then closes its end.
+        await asyncio.wait([obeying, gone], timeout=_LOG_READING, return_when="FIRST_COMPLETED")
+    obeying.cancel()
+    gone.cancel()
 
 
 def main() -> None:

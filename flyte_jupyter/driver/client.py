@@ -112,7 +112,7 @@ class DriverClient:
                 cast(dict[str, Any], table).pop(name, None)
         return cast(wire.TaskReply, answered["content"]), answered["buffers"]
 
-    async def interrupt(self) -> None:
+    def interrupt(self) -> None:
         """Raise KeyboardInterrupt in what the driver is running."""
         message = self._client.session.msg("interrupt_request", {})
         self._client.control_channel.send(message)

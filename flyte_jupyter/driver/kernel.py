@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import zmq
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
 from flyte_jupyter.driver import local_imports, nested, shell, transfer, wire
 from flyte_jupyter.driver.refs import RefStore
-from flyte_jupyter.driver.streams import DriverStream, Transcript
+from flyte_jupyter.driver.streams import DriverIOPub, DriverStream, Transcript
 from flyte_jupyter.driver.transfer import KeptBuffers, Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import FlyteJupyterError
@@ -199,6 +200,17 @@ class DriverApp(IPKernelApp):
 
     kernel_class = DriverKernel
     outstream_class = "flyte_jupyter.driver.streams.DriverStream"
+
+    def init_iopub(self, context: Any) -> None:
+        """Open the output channel, with no limit on what waits and no port for children."""
+        socket = context.socket(zmq.XPUB)
+        socket.linger = 1000
+        socket.sndhwm = 0  # what waits is bounded where it is written
+        self._bind_socket(socket, self.iopub_port)
+        self.configure_tornado_logger()
+        self.iopub_thread = DriverIOPub(socket, self.session, f"{self.ip}-children")
+        self.iopub_thread.start()
+        self.iopub_socket = self.iopub_thread.background_socket
 
     def init_extensions(self) -> None:
         """Load nothing: extensions of the user's profile belong to the notebook."""

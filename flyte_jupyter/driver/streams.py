@@ -16,7 +16,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from ipykernel.iostream import OutStream
+import zmq
+from ipykernel.iostream import IOPubThread, OutStream
+from zmq.eventloop.zmqstream import ZMQStream
 
 _TAIL_BYTES = 2048
 
@@ -161,6 +163,41 @@ class _Buffer:
 
 
 _buffer = _Buffer()
+
+
+class DriverIOPub(IOPubThread):
+    """ipykernel's output thread, which hears its forked children over a Unix socket.
+
+    Its own way is a port on loopback, which every user of the machine could connect to.
+
+    Parameters
+    ----------
+    socket
+        The output channel.
+    session
+        What signs its messages.
+    path
+        Where the socket for children is made, in a folder that only the owner can enter.
+    """
+
+    def __init__(self, socket: Any, session: Any, path: str) -> None:
+        self._pipe_path = path
+        super().__init__(socket, pipe=True, session=session)
+
+    def _setup_pipe_in(self) -> None:
+        self._pipe_uuid = os.urandom(16)
+        pipe = self.socket.context.socket(zmq.PULL)
+        pipe.linger = 0
+        pipe.bind(f"ipc://{self._pipe_path}")
+        self._pipe_in = ZMQStream(pipe, self.io_loop)
+        self._pipe_in.on_recv(self._handle_pipe_msg)
+
+    def _setup_pipe_out(self) -> tuple[Any, Any]:
+        context: Any = zmq.Context()  # a new one: this runs in a forked child
+        pipe = context.socket(zmq.PUSH)
+        pipe.linger = 3000
+        pipe.connect(f"ipc://{self._pipe_path}")
+        return context, pipe
 
 
 class DriverStream(OutStream):

@@ -222,11 +222,10 @@ def _runs_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _runs(session: Session, options: argparse.Namespace) -> Any:
-    rows = []
-    for run in list(session.runs)[-options.n :]:
-        error = run.exception()
-        what = f"{type(error).__name__}: {error}".partition("\n")[0] if error else ""
-        rows.append((run.id, run.environment, run.state, f"{run.seconds:.2f} s", what))
+    rows = [
+        (run.id, run.environment, run.state, f"{run.seconds:.2f} s", run.error)
+        for run in list(session.runs)[-options.n :]
+    ]
     return Table(["run", "environment", "state", "time", "error"], rows, empty="Nothing has run.")
 
 

@@ -88,6 +88,7 @@ class Execution:
         self._task: asyncio.Task[Any] | None = None
         self._client: DriverClient | None = None
         self._interrupted = self._timed_out = self._replaced = False
+        self._mapped = self._interrupt_waits = False
         self._killer: asyncio.TimerHandle | None = None
 
     async def perform(self, parcel: Parcel) -> None:
@@ -132,8 +133,7 @@ class Execution:
                     parcel.close()
 
     async def _reach_cluster(self) -> None:
-        if not self.run.started:
-            self.run.state = "starting"
+        self.run.record.state = "starting"
         for _ in range(2):
             try:
                 return await self.cluster.ready()
@@ -148,6 +148,7 @@ class Execution:
 
     async def _attempt(self, parcel: Parcel) -> None:
         self._client = client = await self.cluster.client()
+        self._mapped = self._interrupt_waits = False
         self.run.begin()
         limit = self.run.task.timeout
         timer = asyncio.get_running_loop().call_later(limit, self._time_out) if limit else None
@@ -157,7 +158,7 @@ class Execution:
                 [self.environment.declaration(), *parcel.frames],
                 self._sink,
                 answer=self._answer if self._ask else None,
-                on_mapped=parcel.confirm,
+                on_mapped=lambda: self._on_mapped(parcel),
             )
         except DriverLost:
             self._explain_loss()
@@ -165,8 +166,14 @@ class Execution:
         finally:
             if timer:
                 timer.cancel()
-            self.run.keep_log(self.cluster.folder)
+            self.run.record.keep_log(self.cluster.folder)
         self._receive(reply, buffers, client)
+
+    def _on_mapped(self, parcel: Parcel) -> None:
+        parcel.confirm()
+        self._mapped = True
+        if self._interrupt_waits:
+            self._interrupt_driver()
 
     def _request(self, parcel: Parcel) -> TaskRequest:
         task = self.run.task
@@ -228,10 +235,17 @@ class Execution:
             self._send_interrupt()
 
     def _send_interrupt(self) -> None:
+        if self._mapped:
+            self._interrupt_driver()
+        else:
+            # A driver that has not begun with the task would take it for nobody's.
+            self._interrupt_waits = True
         loop = asyncio.get_running_loop()
-        if self._client:
-            loop.create_task(self._client.interrupt()).add_done_callback(lambda _: None)
         self._killer = loop.call_later(self._owner.config.interrupt_grace, self._replace_driver)
+
+    def _interrupt_driver(self) -> None:
+        if self._client:
+            self._client.interrupt()
 
     def _replace_driver(self) -> None:
         if not self.run.done and not self._replaced:

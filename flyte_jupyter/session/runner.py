@@ -25,7 +25,7 @@ from flyte_jupyter.session.event_loop import EventLoopThread
 from flyte_jupyter.session.execution import Execution, pack_for
 from flyte_jupyter.session.provisioning import Provisioner
 from flyte_jupyter.session.refs import Ref
-from flyte_jupyter.session.runs import CellTask, Run
+from flyte_jupyter.session.runs import CellTask, Run, RunRecord
 
 _RUNS_KEPT = 200
 
@@ -72,7 +72,7 @@ class Runner:
         self.config = config
         self.local_modules = LocalModules()
         self.transform: Callable[[str], str] = str
-        self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
+        self.runs: deque[RunRecord] = deque(maxlen=_RUNS_KEPT)
         self._loop, self._clusters, self._report = loop, clusters, report
         self._executions: dict[str, Execution] = {}
         self._named: set[tuple[str, int]] = set()
@@ -86,7 +86,7 @@ class Runner:
             run = self._execute(*self._place(environment, task), console)
             if key:
                 run.on_success(lambda: self._cache.write(key, run.outputs))
-        self.runs.append(run)
+        self.runs.append(run.record)
         return run
 
     def _place(self, environment: Environment, task: CellTask) -> tuple[Cluster, CellTask, Parcel]:

@@ -17,8 +17,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 RunState: TypeAlias = Literal[
     "queued", "starting", "running", "succeeded", "failed", "cancelled", "cached"
 ]
-ENDED = frozenset({"succeeded", "failed", "cancelled", "cached"})
-
 _numbers = itertools.count(1)
 
 
@@ -64,6 +62,72 @@ class Controls(Protocol):
         """Stop the run; from any thread."""
 
 
+class RunRecord:
+    """What is known of a run, and nothing that it returned: a session keeps many.
+
+    Parameters
+    ----------
+    name
+        Name of the run; a number is added.
+    environment
+        Name of the environment.
+    """
+
+    def __init__(self, name: str, environment: str) -> None:
+        self.id = f"{name}-{next(_numbers)}"
+        self.environment = environment
+        self.state: RunState = "queued"
+        self.error = ""
+        self.attempts = 0
+        self.started = self.ended = 0.0
+        self._log_fd = -1
+
+    def __del__(self) -> None:
+        if self._log_fd >= 0:
+            os.close(self._log_fd)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running, or ran."""
+        if not self.started:
+            return 0.0
+        return (self.ended or time.time()) - self.started
+
+    def keep_log(self, folder: Path | None) -> None:
+        """Hold on to the run's log: an open file outlives the cluster's folder, but not us."""
+        if folder is None or self._log_fd >= 0:
+            return
+        path = folder / "logs" / f"run-{self.id}.log"
+        with contextlib.suppress(OSError):
+            self._log_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def log(self, last: int = 0) -> str:
+        """Return the text that the run has printed, in full.
+
+        Parameters
+        ----------
+        last
+            Only so many bytes from the end; 0 for all.
+        """
+        if self._log_fd < 0:
+            return ""
+        size = os.fstat(self._log_fd).st_size
+        start = max(0, size - last) if last else 0
+        return os.pread(self._log_fd, size - start, start).decode(errors="replace")
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} in {self.environment}: {self.state}, {self.seconds:.1f} s>"
+
+    def _repr_html_(self) -> str:
+        colour = {"succeeded": "#2e7d32", "cached": "#2e7d32", "failed": "#c62828"}.get(
+            self.state, "#1565c0"
+        )
+        return (
+            f"<code>{html.escape(self.id)}</code> in <b>{html.escape(self.environment)}</b>: "
+            f"<span style='color:{colour}'>{self.state}</span>, {self.seconds:.1f} s"
+        )
+
+
 class Run:
     """One execution of a cell in an environment.
 
@@ -80,34 +144,43 @@ class Run:
     """
 
     def __init__(self, task: CellTask, environment: str, controls: Controls) -> None:
-        self.id = f"{task.name}-{next(_numbers)}"
+        self.record = RunRecord(task.name, environment)
         self.task = task
-        self.environment = environment
-        self.state: RunState = "queued"
         self.outputs: dict[str, Any] = {}
-        self.attempts = 0
-        self.created = time.time()
-        self.started = self.ended = 0.0
         self._controls = controls
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._log_fd = -1
-        self._on_success: Callable[[], None] = lambda: None
+        self._on_success: Callable[[], None] | None = None
+        self._on_done: list[Callable[[], None]] = []
 
-    def __del__(self) -> None:
-        if self._log_fd >= 0:
-            os.close(self._log_fd)
+    @property
+    def id(self) -> str:
+        """Its name in lists and logs."""
+        return self.record.id
+
+    @property
+    def environment(self) -> str:
+        """Name of the environment."""
+        return self.record.environment
+
+    @property
+    def state(self) -> RunState:
+        """How far it has come."""
+        return self.record.state
+
+    @property
+    def attempts(self) -> int:
+        """How often it was begun."""
+        return self.record.attempts
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running, or ran."""
+        return self.record.seconds
 
     @property
     def done(self) -> bool:
         """Whether it has ended, well or not."""
         return self._future.done()
-
-    @property
-    def seconds(self) -> float:
-        """How long it has been running, or ran."""
-        if not self.started:
-            return 0.0
-        return (self.ended or time.time()) - self.started
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the run and return what it returned.
@@ -143,9 +216,7 @@ class Run:
 
     def exception(self) -> BaseException | None:
         """Return what the run raised, if it has ended and did."""
-        if not self._future.done() or self._future.cancelled():
-            return None
-        return self._future.exception()
+        return self._future.exception() if self._future.done() else None
 
     def cancel(self) -> None:
         """Stop the run: it is interrupted, and killed if it takes no notice."""
@@ -153,65 +224,51 @@ class Run:
             self._controls.cancel(self)
 
     def log(self, last: int = 0) -> str:
-        """Return the text that the run has printed, in full.
-
-        Parameters
-        ----------
-        last
-            Only so many bytes from the end; 0 for all.
-        """
-        if self._log_fd < 0:
-            return ""
-        size = os.fstat(self._log_fd).st_size
-        start = max(0, size - last) if last else 0
-        return os.pread(self._log_fd, size - start, start).decode(errors="replace")
+        """Return the text that the run has printed, in full, or its last bytes."""
+        return self.record.log(last)
 
     # -- for the session --------------------------------------------------------------------
 
     def on_done(self, function: Callable[[], None]) -> None:
-        """Have a function called when the run ends, on the session's loop."""
-        self._future.add_done_callback(lambda _: function())
+        """Have a function called when the run has ended, on the session's loop."""
+        self._on_done.append(function)
+        if self.done:
+            self._call_done()
 
     def on_success(self, function: Callable[[], None]) -> None:
         """Have a function called if the run ends well, before anybody who waits is woken."""
         self._on_success = function
 
-    def keep_log(self, folder: Path | None) -> None:
-        """Hold on to the run's log: an open file outlives the cluster's folder, but not us."""
-        if folder is None or self._log_fd >= 0:
-            return
-        with contextlib.suppress(OSError):
-            self._log_fd = os.open(
-                folder / "logs" / f"run-{self.id}.log", os.O_RDONLY | os.O_CLOEXEC
-            )
-
     def begin(self) -> None:
-        """Note that the driver has got it."""
-        self.attempts += 1
-        self.state = "running"
-        self.started = self.started or time.time()
+        """Note that the driver gets it now."""
+        self.record.state = "running"
+        self.record.attempts += 1
+        self.record.started = self.record.started or time.time()
 
     def end(self, state: RunState, error: BaseException | None = None) -> None:
         """Note how it ended, and wake whoever waits."""
         if self._future.done():
             return
-        self.state, self.ended = state, time.time()
-        self.task = replace(self.task, values={})  # a list of runs must keep no data alive
-        if state == "succeeded":
+        record = self.record
+        record.state, record.ended = state, time.time()
+        self.task = replace(self.task, values={})  # what it took along is not its to keep alive
+        if state == "succeeded" and self._on_success:
             self._on_success()
+        self._on_success = None
         if error is not None:
+            record.error = f"{type(error).__name__}: {error}".partition("\n")[0]
             self._future.set_exception(error)
         else:
             self._future.set_result(None)
+        self._call_done()
+
+    def _call_done(self) -> None:
+        # Forgotten once called: they refer to the run, and a value must go with its last handle.
+        while self._on_done:
+            self._on_done.pop()()
 
     def __repr__(self) -> str:
-        return f"<Run {self.id} in {self.environment}: {self.state}, {self.seconds:.1f} s>"
+        return repr(self.record)
 
     def _repr_html_(self) -> str:
-        colour = {"succeeded": "#2e7d32", "cached": "#2e7d32", "failed": "#c62828"}.get(
-            self.state, "#1565c0"
-        )
-        return (
-            f"<code>{html.escape(self.id)}</code> in <b>{html.escape(self.environment)}</b>: "
-            f"<span style='color:{colour}'>{self.state}</span>, {self.seconds:.1f} s"
-        )
+        return self.record._repr_html_()

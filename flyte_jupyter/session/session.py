@@ -26,7 +26,7 @@ from flyte_jupyter.session.environments import Environment, find
 from flyte_jupyter.session.event_loop import EventLoopThread
 from flyte_jupyter.session.provisioning import Provisioner
 from flyte_jupyter.session.runner import Console, Runner
-from flyte_jupyter.session.runs import CellTask, Run
+from flyte_jupyter.session.runs import CellTask, Run, RunRecord
 
 
 class Session:
@@ -239,7 +239,7 @@ class Session:
         return self._runner.sizes(values)
 
     @property
-    def runs(self) -> deque[Run]:
+    def runs(self) -> deque[RunRecord]:
         """The last runs, oldest first."""
         return self._runner.runs
 

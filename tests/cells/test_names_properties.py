@@ -162,7 +162,7 @@ def _outcome(code, namespace):
         exec(code, namespace | _tools())
     except NameError as error:
         return NameError, getattr(error, "name", None)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the program raises
         return type(error), None
     return None, None
 

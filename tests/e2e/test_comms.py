@@ -75,9 +75,7 @@ def test_a_widget_answers_while_a_task_runs(plain, tmp_path):
 def test_a_closed_widget_closes_in_the_page(plain):
     plain.task(SLIDER + "\nslider.close()")
     comm = opened(plain, "IntSliderModel")["comm_id"]
-    kinds = [
-        m["header"]["msg_type"] for m in plain.comms if m["content"]["comm_id"] == comm
-    ]
+    kinds = [m["header"]["msg_type"] for m in plain.comms if m["content"]["comm_id"] == comm]
     assert kinds[-1] == "comm_close"
 
 
@@ -114,17 +112,38 @@ def test_widgets_of_a_dead_driver_are_closed(plain):
 def test_the_progress_of_dask_moves(dask):
     cell = dask.task(
         """
+        import asyncio, time
+        from distributed import Client, progress
+        client = Client()
+        futures = client.map(time.sleep, [0.05] * 8, pure=False)
+        display(progress(futures))
+        while not all(future.done() for future in futures):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)  # the bar is drawn ten times a second
+        """
+    )
+    assert cell.displays
+    bar = opened(dask, "FloatProgressModel")
+    states = updates(dask, bar["comm_id"])
+    assert {"value": 1.0} in states
+    assert {"bar_style": "success"} in states
+
+
+def test_the_progress_of_dask_goes_on_after_the_cell_if_its_futures_are_kept(dask):
+    dask.comms.clear()
+    dask.task(
+        """
         import time
         from distributed import Client, progress
         client = Client()
         futures = client.map(time.sleep, [0.05] * 8, pure=False)
-        progress(futures, notebook=True)
-        client.gather(futures)
-        """
+        progress(futures)
+        """,
+        "-r futures -r client",
     )
-    bar = opened(dask, "FloatProgressModel")
-    dask.until(
-        lambda: any(state.get("value") == 1.0 for state in updates(dask, bar["comm_id"])),
-        what="the bar to be full",
-    )
-    assert cell.error is None
+
+    def full() -> bool:
+        bars = [m["content"] for m in dask.comms if "FloatProgressModel" in str(m["content"])]
+        return any({"value": 1.0} in updates(dask, bar["comm_id"]) for bar in bars)
+
+    dask.until(full, what="the bar to be full")

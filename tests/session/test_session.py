@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import gc
 import itertools
 import subprocess
 import sys
@@ -80,7 +79,7 @@ def test_the_run_tells_its_story(session):
     assert done.log() == "a line\n"
     assert done.log(last=5) == "line\n"
     assert done.seconds > 0
-    assert done in session.runs
+    assert done.id in [record.id for record in session.runs]
     assert "succeeded" in repr(done)
     assert "plain_env" in done._repr_html_()
     done.cancel()
@@ -240,26 +239,11 @@ def test_a_ref_cannot_be_pickled_for_anybody_else(session):
         pickle.dumps(ref)
 
 
-@pytest.mark.parametrize(
-    "forgotten",
-    [
-        True,
-        pytest.param(
-            False,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the session's list of runs holds on to what each returned"
-            ),
-        ),
-    ],
-)
-def test_a_value_is_dropped_with_its_last_handle(session, forgotten):
+def test_a_value_is_dropped_with_its_last_handle(session):
     ref = run(session, "class Told: pass\nx = Told()", keeps=("x",))
     code = f"from flyte_jupyter.driver import refs\nthere = {ref.id!r} in refs._store"
     assert run(session, code, returns=("there",)) is True
     del ref
-    if forgotten:
-        session.runs.clear()
-        gc.collect()  # a run and its future refer to each other
     assert run(session, code, returns=("there",)) is False
 
 

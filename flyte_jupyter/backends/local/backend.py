@@ -75,7 +75,10 @@ class LocalBackend:
         """Begin to start a cluster, unless one of that name is there."""
         if name in self._clusters:
             return
-        folder = runtime_folder.new()
+        try:
+            folder = runtime_folder.new()
+        except OSError as error:
+            raise ClusterError("no private folder can be made", seen=str(error)) from None
         ours, theirs = socket.socketpair()
         try:
             process = self._start_supervisor(folder, theirs)

@@ -230,6 +230,7 @@ class ClusterOperator:
 
     def _end_driver(self) -> None:
         record = self.reconciler.records[DRIVER]
+        record.attempts = 0  # it does not fail: it is wanted gone
         processes.kill(processes.descendants(record.pid))
         self.zygote.send({"do": "signal", "id": DRIVER, "number": signal.SIGKILL})
 

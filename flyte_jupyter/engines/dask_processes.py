@@ -1,4 +1,4 @@
-"""What runs inside a Dask cluster's processes. The one module that imports `distributed`."""
+"""What runs inside a Dask cluster's processes: with its neighbours `dask_*`, imported only there."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import dask
-import distributed.client
-import distributed.protocol.pickle
 import psutil
 from distributed import Client, Scheduler, Worker
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
 from flyte_jupyter.engines.dask_pages import add_dashboard, guard
+from flyte_jupyter.engines.dask_pickling import pickle_local_modules_by_value
 from flyte_jupyter.engines.dask_tls import make_certificates
 from flyte_jupyter.engines.engine import Member
 
@@ -131,7 +129,7 @@ def _end_on_sigterm() -> None:
 def connect(member: Member) -> None:
     """Make `Client()` in this process find the cluster."""
     _use_certificates(member.args["tls"])
-    _pickle_local_modules_by_value()
+    pickle_local_modules_by_value()
     address = member.wait_for("scheduler")["address"]
     dask.config.set({"scheduler-address": address})
     # For what reads the environment: Dask in a subprocess of the cell, and Flyte's own plugin.
@@ -139,35 +137,6 @@ def connect(member: Member) -> None:
     for key in ("ca", "cert", "key"):
         suffix = "CA_FILE" if key == "ca" else f"CLIENT__{key.upper()}"
         os.environ[f"DASK_DISTRIBUTED__COMM__TLS__{suffix}"] = member.args["tls"][key]
-
-
-def _pickle_local_modules_by_value() -> None:
-    """Have Dask send what comes from a local module by value, wherever it stands in a task.
-
-    Dask asks cloudpickle's registry about the outermost object alone, which for a task is one of
-    Dask's own; the functions inside would go by reference, and a worker that has imported their
-    module once would run its old code for ever.
-    """
-    by_reference = distributed.protocol.pickle.dumps
-
-    def dumps(value: Any, *, buffer_callback: Any = None, protocol: Any = None) -> bytes:
-        modules = [name.encode() for name in cloudpickle.list_registry_pickle_by_value()]
-        options = {"protocol": protocol or distributed.protocol.pickle.HIGHEST_PROTOCOL}
-        buffers: list[Any] = []
-        if buffer_callback is not None:
-            options["buffer_callback"] = buffers.append
-        data: bytes = by_reference(value, **options)
-        if any(module in data for module in modules):
-            sent, buffers[:] = list(buffers), []
-            try:
-                data = cloudpickle.dumps(value, **options)
-            except Exception:  # noqa: BLE001 - Dask can serialize more than cloudpickle can
-                buffers[:] = sent
-        for buffer in buffers:
-            buffer_callback(buffer)
-        return data
-
-    distributed.protocol.pickle.dumps = distributed.client.dumps = dumps
 
 
 def retire(member: Member) -> None:

@@ -138,7 +138,8 @@ class TaskMagic:
     def _shown_as_ipython_does(self, error: SyntaxError, body: str) -> CellSyntaxError:
         """Give a syntax error the cell's name and line, as IPython shows it for a plain cell."""
         shell, above = self._shell, self._lines_above(body)
-        text = "\n" * above + body
+        # A lone surrogate, which is such an error too, must not keep the cell from being named.
+        text = "\n" * above + body.encode(errors="replace").decode()
         error.filename = shell.compile.cache(text, self._count(), raw_code=text)
         if error.lineno is not None:
             error.lineno += above

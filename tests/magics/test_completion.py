@@ -6,9 +6,11 @@ import pytest
 
 from flyte_jupyter.magics.verbs import VERBS
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*Completer.complete:PendingDeprecationWarning")
+
 
 def complete(shell, line: str) -> list[str]:
-    _, matches = shell.complete(line.split(" ")[-1], line, len(line))
+    _, matches = shell.complete(line.rpartition(" ")[2], line, len(line))
     return matches
 
 

@@ -59,16 +59,17 @@ def attempt(function, *args) -> object:
         try:
             return function(*args)
         except FlyteJupyterError as error:
-            assert str(error)
-            assert error._render_traceback_()
-            return None
+            raised = error
+    assert str(raised)
+    assert raised._render_traceback_()
+    return None
 
 
 @FUZZ
-@given(LINES, st.sampled_from(["", "1", "x = 1", "x ="]))
+@given(LINES, st.sampled_from(["1", "x = 1", "x ="]))
 @example("nowhere --name %s", "1")
 @example("--help", "1")
-@example("nowhere -o x", "")
+@example("nowhere -o x", "x")
 def test_the_line_of_a_task_cell(shell, line, cell):
     attempt(shell.run_cell_magic, "flyte_task", line, cell)
 
@@ -84,7 +85,8 @@ def test_the_line_of_a_task_cell(shell, line, cell):
 @example("# coding: latin-1\nx")
 @example("\f1")
 def test_the_text_of_a_task_cell(shell, cell):
-    attempt(shell.run_cell_magic, "flyte_task", "env --capture", cell)
+    # IPython itself refuses a cell magic without a body.
+    attempt(shell.run_cell_magic, "flyte_task", "env --capture", cell or "\n")
 
 
 @FUZZ

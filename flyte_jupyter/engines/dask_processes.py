@@ -1,4 +1,4 @@
-"""What runs inside a Dask cluster's processes: with its neighbours `dask_*`, imported only there."""
+"""What runs in the processes of a Dask cluster; like its neighbours `dask_*`, imported only there."""
 
 from __future__ import annotations
 

@@ -230,8 +230,8 @@ class Notebook:
             self.pump(50)
 
     def until_printed(self, cell: Cell, text: str = "") -> None:
-        """Wait until a cell has printed something; it must not end before."""
-        self.until(lambda: cell.done or (cell.stdout and text in cell.stdout), what=f"{text!r}")
+        """Wait until a cell has printed something; it must not fail before."""
+        self.until(lambda: cell.error or (cell.stdout and text in cell.stdout), what=f"{text!r}")
         assert cell.stdout, f"{cell.code}\n{cell.error}"
         assert text in cell.stdout, f"{cell.code}\n{cell.error}"
 

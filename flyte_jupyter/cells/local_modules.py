@@ -145,6 +145,8 @@ class LocalModules:
         self._local.pop(name, None)
         if not isinstance(module, ModuleType) or name.partition(".")[0] in _NEVER_LOCAL:
             return
+        if type(module).__name__ == "_LazyModule":
+            return  # Flyte puts pandas off like this; to ask it for its name would import it
         if getattr(module, "__name__", None) != name:
             return  # an alias, such as os.path
         source = _source(module)

@@ -20,7 +20,7 @@ from flyte_jupyter.errors import FlyteJupyterError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from flyte_jupyter.driver.segments import OpenSegment
+    from flyte_jupyter.driver.segments import Extent
 
 #: Smaller buffers are sent again: telling and keeping them costs as much as writing them.
 KEEP_AT_LEAST = 1 << 20
@@ -82,7 +82,8 @@ class SentBuffers:
         Bytes that the receiver may keep. A buffer stays in the shared memory in which it came, so a
         small one may hold up to 64 MiB of neighbours there.
     max_entries
-        Buffers that it may keep: each may hold a file descriptor, of which macOS gives 256.
+        Buffers that it may keep: each may hold a file descriptor, of which macOS gives 256. On Linux,
+        which gives 1024, it may hold one more for every 32 MiB.
     """
 
     def __init__(self, limit: int = 2 << 30, max_entries: int = 200) -> None:
@@ -174,17 +175,19 @@ class SentBuffers:
 
 @dataclass(frozen=True)
 class _Region:
-    """A kept part of a segment."""
+    """A kept part of a segment, or of several."""
 
-    segment: OpenSegment
-    offset: int
-    length: int
+    extent: Extent
+
+    @property
+    def length(self) -> int:
+        return self.extent.length
 
     def fresh(self) -> memoryview:
-        return self.segment.map(self.offset, self.length)
+        return self.extent.map()
 
     def release(self) -> None:
-        self.segment.release()
+        self.extent.release()
 
 
 @dataclass(frozen=True)
@@ -221,9 +224,9 @@ class KeptBuffers:
         """Bytes kept."""
         return sum(kept.length for kept in self._kept.values())
 
-    def keep_region(self, key: int, segment: OpenSegment, offset: int, length: int) -> None:
-        """Keep a part of a segment."""
-        self._put(key, _Region(segment.retain(), offset, length))
+    def keep_region(self, key: int, extent: Extent) -> None:
+        """Keep a part of a segment, or of several."""
+        self._put(key, _Region(extent.retain()))
 
     def keep_frame(self, key: int, data: bytes | memoryview) -> None:
         """Keep a message frame, which nobody may write to from here on."""

@@ -15,6 +15,7 @@ import pickle
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +37,8 @@ class DriverKernel(IPythonKernel):
     shell_class = shell.DriverShell
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        with _lazy_modules_hidden():
+            super().__init__(**kwargs)
         self.member: Any = None
         self.folder = Path()
         self.refs = RefStore("")
@@ -193,6 +195,21 @@ class DriverKernel(IPythonKernel):
             parcel.close()
         for name in data.get("drop", ()):
             self.refs.drop(name)
+
+
+@contextlib.contextmanager
+def _lazy_modules_hidden() -> Iterator[None]:
+    """Keep modules whose import Flyte has put off (pandas, half a second) from being imported.
+
+    ipykernel asks every module for its file, for a debugger; that alone would do it.
+    """
+    lazy = {n: m for n, m in sys.modules.items() if type(m).__name__ == "_LazyModule"}
+    for name in lazy:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.modules.update({name: m for name, m in lazy.items() if name not in sys.modules})
 
 
 class DriverApp(IPKernelApp):

@@ -12,6 +12,10 @@ import mmap
 import os
 import sys
 import weakref
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Offsets of mappings are multiples of this: a page, 16 KiB on Apple's processors.
 PAGE = mmap.ALLOCATIONGRANULARITY
@@ -19,6 +23,7 @@ PAGE = mmap.ALLOCATIONGRANULARITY
 # Python has no name for it. Without it the kernel may refuse a private mapping larger than the free
 # memory although most of its pages are never written, and so never copied.
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+_MAP_FIXED = 0x10
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,18 +42,32 @@ _munmap.restype = ctypes.c_int
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
-def map_private(fd: int, offset: int, length: int) -> memoryview:
-    """Map a part of a file so that writing to it changes nothing but this mapping.
+class FilePart(NamedTuple):
+    """A part of a file.
 
-    Parameters
+    Attributes
     ----------
     fd
-        Descriptor opened for reading; it may be closed afterwards.
+        Descriptor opened for reading; it may be closed once the part is mapped.
     offset
         Where the part starts, in bytes, a multiple of `PAGE`.
     length
         Bytes to map, at least 1, all of them inside the file: a page beyond its end would raise
         SIGBUS when touched.
+    """
+
+    fd: int
+    offset: int
+    length: int
+
+
+def map_private(parts: Sequence[FilePart]) -> memoryview:
+    """Map parts of files, one after the other, so that writing changes nothing but this mapping.
+
+    Parameters
+    ----------
+    parts
+        At least one; the lengths of all but the last are multiples of `PAGE`.
 
     Returns
     -------
@@ -60,13 +79,40 @@ def map_private(fd: int, offset: int, length: int) -> memoryview:
     OSError
         When the kernel refuses, for example because a process may hold no more mappings.
     """
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
-    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
-    address = _mmap(None, length, protection, flags, fd, offset)
-    if address is None or address == _FAILED:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    length = sum(part.length for part in parts)
+    if len(parts) == 1:
+        address = _map_part(parts[0])
+    else:
+        address = _map_parts(parts, length)
     block = (ctypes.c_ubyte * length).from_address(address)
     # Not at exit: arrays may outlive the finalizers, and the mapping goes with the process anyway.
     weakref.finalize(block, _munmap, address, length).atexit = False
     return memoryview(block).cast("B")
+
+
+def _map_parts(parts: Sequence[FilePart], length: int) -> int:
+    """Reserve addresses for all, so that nothing else comes to lie there, then fill them."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    # Protection 0: no access, and so nothing for the kernel to account for.
+    start = _checked(_mmap(None, length, 0, flags, -1, 0))
+    at = start
+    try:
+        for part in parts:
+            at = _map_part(part, at) + part.length
+    except BaseException:
+        _munmap(start, length)
+        raise
+    return start
+
+
+def _map_part(part: FilePart, address: int | None = None) -> int:
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE | (_MAP_FIXED if address else 0)
+    return _checked(_mmap(address, part.length, protection, flags, part.fd, part.offset))
+
+
+def _checked(address: int | None) -> int:
+    if address is None or address == _FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return address

@@ -1,6 +1,20 @@
 """What a driver imports before it is forked: everything that is slow, and nothing that runs."""
 
-from flyte_jupyter.driver import flyte_context, kernel
+from __future__ import annotations
+
+import sys
+
+# A driver has no debugger to attach to, and debugpy would take a tenth of a second of its start.
+_before = sys.modules.get("debugpy")
+sys.modules["debugpy"] = None  # type: ignore[assignment]
+try:
+    import ipykernel.debugger  # noqa: F401
+finally:
+    del sys.modules["debugpy"]
+    if _before is not None:
+        sys.modules["debugpy"] = _before
+
+from flyte_jupyter.driver import flyte_context, kernel  # noqa: E402
 
 flyte_context.survive_fork()
 

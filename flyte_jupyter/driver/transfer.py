@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from flyte_jupyter.driver.kept import KeptBuffers, SentBuffers
 from flyte_jupyter.driver.parcel import Packer, Parcel, ParcelHeader, Place
 from flyte_jupyter.driver.pickling import PackError, UnpackError, pickle_values, unpickle_values
-from flyte_jupyter.driver.segments import OpenSegment, memfd_supported
+from flyte_jupyter.driver.segments import Extent, OpenSegment, memfd_supported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,8 +62,8 @@ def pack(
     sent
         What this receiver keeps; None to have it keep nothing.
     folder
-        A private folder for files that take the place of memfds. Without it, and where memfds are
-        not supported, all goes in frames.
+        A private folder for files that take the place of memfds where those are not supported.
+        Without it, all goes in frames there.
 
     Raises
     ------
@@ -73,7 +73,11 @@ def pack(
     pickled = pickle_values(values)
     packer = Packer(pickled, sent)
     try:
-        packer.place(shared and (folder is not None or memfd_supported()))
+        if memfd_supported():
+            folder = None
+        elif folder is None:
+            shared = False
+        packer.place(shared)
         packer.write(folder)
         return packer.parcel(list(values))
     except BaseException as error:
@@ -133,7 +137,7 @@ def _stream(
     place: Place, frames: Sequence[bytes | memoryview], segments: Sequence[OpenSegment]
 ) -> bytes | memoryview:
     if "segment" in place:
-        return segments[place["segment"]].map(place["offset"], place["length"])
+        return _extent(place, segments).map()
     return frames[place["frame"]]
 
 
@@ -153,9 +157,11 @@ def _buffer(
         if isinstance(frame, memoryview) and not frame.readonly:
             return frame
         return memoryview(bytearray(frame))
-    segment, offset, length = segments[place["segment"]], place["offset"], place["length"]
+    extent = _extent(place, segments)
     if "keep" in place:
-        kept.keep_region(place["keep"], segment, offset, length)
-    if length < _OWN_MAPPING:
-        return segment.view(offset, length)
-    return segment.map(offset, length)
+        kept.keep_region(place["keep"], extent)
+    return extent.view() if extent.length < _OWN_MAPPING else extent.map()
+
+
+def _extent(place: Place, segments: Sequence[OpenSegment]) -> Extent:
+    return Extent(segments, place["segment"], place["offset"], place["length"])

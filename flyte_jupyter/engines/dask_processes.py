@@ -1,4 +1,4 @@
-"""What runs in the processes of a Dask cluster; like its neighbours `dask_*`, imported only there."""
+"""What runs in the processes of a Dask cluster; imported only there, as its neighbours are."""
 
 from __future__ import annotations
 

@@ -155,15 +155,17 @@ def test_an_interrupt_while_waiting_for_a_turn(plain, tmp_path):
         "--bg job",
     )
     plain.until_printed(back)
-    waiting = plain.submit(task("print('never')"))
-    plain.until(lambda: waiting.of("execute_input"), what="the cell to be taken up")
-    runs = len(plain.cells)
+    # The line before the magic says that the kernel is past what it does before any cell.
+    waiting = plain.submit(
+        "print('begun', flush=True)\n"
+        "get_ipython().run_cell_magic('flyte_task', 'env', 'print(\"never\")')"
+    )
+    plain.until_printed(waiting, "begun")
     plain.interrupt()
     assert plain.wait(waiting).error.name == "KeyboardInterrupt"
-    assert waiting.stdout == ""
-    assert len(plain.cells) == runs
     gate.touch()
     plain.run("job.result(30)")
+    assert waiting.stdout == "begun\n"
 
 
 def test_an_interrupt_while_the_cluster_starts(own):

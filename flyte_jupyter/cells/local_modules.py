@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
+from operator import is_
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ class LocalModules:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._place: tuple[str, tuple[str, ...]] = ("", ())
-        self._known: dict[str, int] = {}
+        self._known: dict[str, ModuleType] = {}
         self._local: dict[str, str] = {}
         self._stamps: dict[str, Stamp] = {}
         self._registered: Counter[str] = Counter()
@@ -48,20 +49,18 @@ class LocalModules:
         working directory or `sys.path` changed.
         """
         with self._lock:
-            place = (str(Path.cwd()), tuple(sys.path))
+            place = (os.getcwd(), tuple(sys.path))
             if place != self._place:
                 self._place = place
-                self._known.clear()
+                self._known = {}
                 self._local.clear()
-            known = self._known
-            fresh = [
-                (name, module)
-                for name, module in sys.modules.copy().items()
-                if known.get(name) != id(module)
-            ]
-            for name, module in fresh:
-                known[name] = id(module)
-                self._classify(name, module)
+            modules = sys.modules.copy()
+            # Every cell comes here, more than once, and mostly nothing has been imported.
+            if not _same(modules, self._known):
+                for name, module in modules.items():
+                    if self._known.get(name) is not module:
+                        self._classify(name, module)
+                self._known = modules
             return {name: sys.modules[name] for name in self._local if name in sys.modules}
 
     def holds(self, name: str) -> bool:
@@ -173,6 +172,11 @@ class LocalModules:
                 del self._registered[name]
                 with suppress(ValueError):  # the user unregistered it meanwhile
                     cloudpickle.unregister_pickle_by_value(module)
+
+
+def _same(modules: dict[str, ModuleType], known: dict[str, ModuleType]) -> bool:
+    """Compare by identity, for a module may be any object, and in C, for there are thousands."""
+    return list(modules) == list(known) and all(map(is_, modules.values(), known.values()))
 
 
 def _source(module: ModuleType) -> str | None:

@@ -70,15 +70,15 @@ def pack(
     PackError
         When a value cannot be pickled, or shared memory has no room; nothing is left behind.
     """
+    if memfd_supported():
+        folder = None
+    elif folder is None:
+        shared = False
     pickled = pickle_values(values)
-    packer = Packer(pickled, sent)
+    packer = Packer(pickled, sent, folder)
     try:
-        if memfd_supported():
-            folder = None
-        elif folder is None:
-            shared = False
         packer.place(shared)
-        packer.write(folder)
+        packer.write()
         return packer.parcel(list(values))
     except BaseException as error:
         packer.abort()

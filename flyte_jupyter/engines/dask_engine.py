@@ -19,6 +19,8 @@ class DaskEngine:
 
     name: ClassVar[str] = "dask"
     config_type: ClassVar[str] = "flyteplugins.dask.Dask"
+    preload: ClassVar[tuple[str, ...]] = (_PROCESSES,)
+    driver_preload: ClassVar[tuple[str, ...]] = ("flyteplugins.dask",)
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what the cluster of a `flyteplugins.dask.Dask` config consists of.
@@ -56,8 +58,8 @@ class DaskEngine:
                     shares=("share",) if cores(config.workers.resources) else ("share", "threads"),
                 ),
             ),
-            preload=(_PROCESSES,),
-            driver_preload=("flyteplugins.dask",),
+            preload=self.preload,
+            driver_preload=self.driver_preload,
             prepare=f"{_PROCESSES}:prepare",
             connect=f"{_PROCESSES}:connect",
             retire=f"{_PROCESSES}:retire",

@@ -55,6 +55,7 @@ def run_scheduler(member: Member) -> None:
 
 async def _schedule(member: Member) -> None:
     token = member.args["token"]
+    _leave_out_slow_pages("scheduler")
     scheduler = Scheduler(
         host=_HOST,
         port=0,
@@ -74,6 +75,13 @@ async def _schedule(member: Member) -> None:
         await scheduler.finished()
 
 
+def _leave_out_slow_pages(role: str) -> None:
+    """Serve neither the proxy nor Prometheus' page: importing them takes longer than the rest."""
+    key = f"distributed.{role}.http.routes"
+    slow = ("distributed.http.proxy", f"distributed.http.{role}.prometheus")
+    dask.config.set({key: [route for route in dask.config.get(key) if route not in slow]})
+
+
 # -- worker -------------------------------------------------------------------------------------
 
 
@@ -87,6 +95,7 @@ def run_worker(member: Member) -> None:
 
 
 async def _work(member: Member, address: str) -> None:
+    _leave_out_slow_pages("worker")
     limit = member.args["memory"] or psutil.virtual_memory().total // member.args["share"]
     worker = Worker(
         address,

@@ -149,6 +149,9 @@ class Engine(Protocol):
     ``module.Class``; empty for an environment without one. A string, so that looking an engine
     up imports no plugin."""
 
+    # An engine may also have `preload` and `driver_preload`, as its `ClusterSpec` has them: those
+    # are then imported as soon as the notebook imports the plugin.
+
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what a cluster for this plugin config consists of.
 

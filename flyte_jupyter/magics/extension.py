@@ -12,6 +12,7 @@ from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
+from flyte_jupyter.backends.local.prewarming import ImportWatcher
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.magics.arguments import HelpShown
@@ -29,6 +30,7 @@ class FlyteMagics(Magics):
         self.config_object = FlyteJupyter(parent=shell)
         self._session: Any = None
         self._hints: Any = None
+        self.watcher = ImportWatcher()
 
     @property
     def session(self) -> Any:
@@ -111,6 +113,8 @@ def load(shell: Any) -> None:
         return  # a driver has magics of its own that refuse
     magics = FlyteMagics(shell)
     shell.register_magics(magics)
+    if magics.config_object.prewarm:
+        magics.watcher.install()
     shell._flyte_jupyter = magics
     shell.configurables.append(magics.config_object)
     shell.events.register("post_run_cell", magics.after_cell)
@@ -135,6 +139,7 @@ def unload(shell: Any) -> None:
     magics = getattr(shell, "_flyte_jupyter", None)
     if magics is None:
         return
+    magics.watcher.remove()
     magics.close()
     shell.events.unregister("post_run_cell", magics.after_cell)
     for kind, name in (("line", "flyte"), ("cell", "flyte_task")):

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from jupyter_core.paths import jupyter_data_dir
+
 from flyte_jupyter.driver import transfer
 from flyte_jupyter.errors import CaptureError
 from flyte_jupyter.session.refs import Ref
@@ -33,15 +35,22 @@ class CellCache:
     Parameters
     ----------
     folder
-        Where results are kept; made when the first one is.
+        Where results are kept, made when the first one is; empty for the user's data folder.
     limit
         Bytes after which the results that were used longest ago are removed.
     transform
         Turns a cell's text into Python.
     """
 
-    def __init__(self, folder: Path, limit: int, transform: Callable[[str], str]) -> None:
-        self._folder, self._limit, self._transform = folder, limit, transform
+    def __init__(self, folder: str, limit: int, transform: Callable[[str], str]) -> None:
+        self._chosen, self._limit, self._transform = folder, limit, transform
+
+    @property
+    def _folder(self) -> Path:
+        # Not before it is needed: most runs ask for no cache, and Jupyter looks hard for its place.
+        if self._chosen:
+            return Path(self._chosen)
+        return Path(jupyter_data_dir()) / "flyte_jupyter" / "cache"
 
     def key(self, declared: Any, task: CellTask) -> str:
         """Return the key of a run; empty if it is not to be cached.
@@ -53,10 +62,13 @@ class CellCache:
         task
             What would run.
         """
+        if not task.returns or task.keeps:
+            return ""
         policy = _policy(declared.cache)
+        if not policy.is_enabled():
+            return ""
         values = {k: v for k, v in task.values.items() if k not in policy.get_ignored_inputs()}
-        refs = any(isinstance(value, Ref) for value in values.values())
-        if not policy.is_enabled() or not task.returns or task.keeps or refs:
+        if any(isinstance(value, Ref) for value in values.values()):
             return ""
         try:
             parcel = transfer.pack(dict(sorted(values.items())), shared=False)

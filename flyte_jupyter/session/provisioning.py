@@ -68,6 +68,13 @@ class Provisioner:
         self.clusters[cluster.name] = self._by_id[cluster.id] = cluster
         await cluster.start(spec, secrets.token_hex(32))
 
+    def is_in_line(self, cluster: Cluster, environment: Environment) -> bool:
+        """Tell whether a running cluster is what its environment declares now; from any thread."""
+        if cluster.spec != self._spec(environment):
+            return False
+        cluster.environment = environment
+        return True
+
     async def bring_in_line(self, cluster: Cluster, environment: Environment) -> Cluster:
         """Make a running cluster what its environment declares now.
 

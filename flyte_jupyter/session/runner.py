@@ -7,10 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-from jupyter_core.paths import jupyter_data_dir
 
 from flyte_jupyter.cells.local_modules import LocalModules
 from flyte_jupyter.cells.sizes import human_size
@@ -93,7 +90,9 @@ class Runner:
         """Return the cluster that a task runs on, and the task packed for it."""
         cluster = self._clusters.running(environment)
         if cluster is not None:
-            cluster = self._loop.run(self._clusters.bring_in_line(cluster, environment))
+            # Nearly always it is; then the way to the loop and back is spared.
+            if not self._clusters.is_in_line(cluster, environment):
+                cluster = self._loop.run(self._clusters.bring_in_line(cluster, environment))
             return cluster, *self._pack(cluster, task)
         # What cannot be pickled is said before a cluster is started for it.
         cluster = self._clusters.new(environment)
@@ -187,11 +186,7 @@ class Runner:
 
     @property
     def _cache(self) -> CellCache:
-        folder = self.config.cache_folder
-        default = Path(jupyter_data_dir()) / "flyte_jupyter" / "cache"
-        return CellCache(
-            Path(folder) if folder else default, self.config.cache_limit, self.transform
-        )
+        return CellCache(self.config.cache_folder, self.config.cache_limit, self.transform)
 
     def _from_cache(
         self, environment: Environment, task: CellTask, outputs: dict[str, Any], made: str

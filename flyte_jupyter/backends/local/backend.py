@@ -11,9 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,7 +25,8 @@ from flyte_jupyter.backends.backend import (
     DriverLaunch,
     Listener,
 )
-from flyte_jupyter.backends.local import processes, runtime_folder
+from flyte_jupyter.backends.local import processes
+from flyte_jupyter.backends.local.launching import Supervisor, platform_method, warm
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 from flyte_jupyter.driver import wire
 from flyte_jupyter.engines.engine import ClusterSpec
@@ -66,8 +65,7 @@ class LocalBackend:
                 fix="Run Jupyter inside WSL 2.",
             )
         self._listener = listener
-        default = "fork" if sys.platform == "linux" else "spawn"
-        self._method = default if method == "auto" else method
+        self._method = platform_method(method)
         self._preload = list(preload)
         self._clusters: dict[str, _Cluster] = {}
 
@@ -75,26 +73,21 @@ class LocalBackend:
         """Begin to start a cluster, unless one of that name is there."""
         if name in self._clusters:
             return
+        supervisor = warm.take(spec.env) if self._method == "fork" else None
         try:
-            folder = runtime_folder.new()
+            supervisor = supervisor or Supervisor.start()
         except OSError as error:
-            raise ClusterError("no private folder can be made", seen=str(error)) from None
-        ours, theirs = socket.socketpair()
-        try:
-            process = self._start_supervisor(folder, theirs)
-        except OSError as error:
-            ours.close()
             raise ClusterError(
                 f"the supervisor of {name} cannot be started", seen=str(error)
             ) from None
-        finally:
-            theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=2**26)
+        folder, process = supervisor.folder, supervisor.process
+        reader, writer = await asyncio.open_connection(sock=supervisor.sock, limit=2**26)
         status: ClusterStatus = {"state": "starting", "reason": "", "members": [], "facts": {}}
         cluster = _Cluster(folder, process, writer, driver.key, status)
         self._clusters[name] = cluster
         cluster.following = asyncio.create_task(self._follow(name, cluster, reader))
         launch = {
+            "do": "launch",
             "spec": spec.as_json(),
             "driver": {"key": driver.key, "settings": dict(driver.settings)},
             "cwd": driver.cwd,
@@ -105,21 +98,6 @@ class LocalBackend:
         writer.write(json.dumps(launch).encode() + b"\n")
         with contextlib.suppress(OSError):
             await writer.drain()
-
-    def _start_supervisor(
-        self, folder: RuntimeFolder, theirs: socket.socket
-    ) -> subprocess.Popen[bytes]:
-        module = "flyte_jupyter.backends.local.supervisor"
-        arguments = [str(theirs.fileno()), str(os.getpid()), str(folder.path)]
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, processes.MARK: folder.mark},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # else Ctrl-C and Jupyter's killpg would hit it too
-        )
 
     async def _follow(self, name: str, cluster: _Cluster, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError, ValueError):  # a supervisor may be killed amid a line

@@ -12,23 +12,21 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from typing import Any, TypedDict
 
 from flyte_jupyter.backends.backend import DRIVER
 from flyte_jupyter.backends.local import processes
-from flyte_jupyter.backends.local.channel import Channel
+from flyte_jupyter.backends.local.launching import DRIVER_PRELOAD
 from flyte_jupyter.backends.local.member import Order
 from flyte_jupyter.backends.local.reconciler import Reconciler, Record
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
+from flyte_jupyter.backends.local.zygote_process import ZygoteProcess
 from flyte_jupyter.engines.engine import ClusterSpec, Role
 
 _GRACE = 0.8
 """Seconds that members have between being asked to end and being killed."""
 
 DRIVER_TARGET = "flyte_jupyter.driver.kernel:main"
-DRIVER_PRELOAD = ("flyte_jupyter.driver.preload",)
 
 
 class Launch(TypedDict):
@@ -53,10 +51,16 @@ class ClusterOperator:
         The cluster's folder; made here and removed here.
     control
         The stream to the kernel.
+    zygote
+        One that was started ahead, if there is one.
     """
 
     def __init__(
-        self, launch: Launch, folder: RuntimeFolder, control: asyncio.StreamWriter
+        self,
+        launch: Launch,
+        folder: RuntimeFolder,
+        control: asyncio.StreamWriter,
+        zygote: ZygoteProcess | None = None,
     ) -> None:
         self.launch = launch
         self.folder = folder
@@ -71,36 +75,13 @@ class ClusterOperator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._oneshots = 0
         self._driver_preloaded = False
-        self.zygote = self._start_zygote()
+        self.zygote = zygote or ZygoteProcess(folder, launch["method"], self.spec.env)
         self._spawn(self._follow_zygote())
 
     # -- the zygote -------------------------------------------------------------------------
 
-    def _start_zygote(self) -> Channel:
-        ours, theirs = socket.socketpair()
-        env = {**os.environ, **self.spec.env, processes.MARK: self.folder.mark}
-        log = os.open(
-            self.folder.path / "logs" / "zygote.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-        )
-        module = "flyte_jupyter.backends.local.zygote"
-        arguments = [str(theirs.fileno()), self.launch["method"], str(os.getpid())]
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
-            env=env,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        self.zygote_pid = process.pid
-        process.returncode = 0  # reaped with everybody else, in `processes.reap`
-        os.close(log)
-        theirs.close()
-        return Channel(ours)
-
     async def _follow_zygote(self) -> None:
-        reader, _ = await asyncio.open_connection(sock=self.zygote.sock.dup())
+        reader, _ = await asyncio.open_connection(sock=self.zygote.channel.sock.dup())
         while line := await reader.readline():
             message = json.loads(line)
             if "started" in message:
@@ -125,20 +106,18 @@ class ClusterOperator:
     def _end_orphans(self) -> None:
         """Kill what the driver left behind: adopted orphans are children of this process."""
         for orphan in processes.children(os.getpid()):
-            if orphan.pid != self.zygote_pid:
+            if orphan.pid != self.zygote.pid:
                 processes.kill([*processes.descendants(orphan.pid), orphan])
 
     # -- members ----------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Order everything there is to start; the zygote works through it in order."""
-        self.zygote.send({"do": "search", "path": self.launch["path"]})
-        self.zygote.send({"do": "import", "modules": self.spec.preload})
-        if extra := self.launch["preload"]:
-            self.zygote.send({"do": "import", "modules": extra, "optional": True})
+        self.zygote.search(self.launch["path"])
+        self.zygote.preload(self.spec.preload)
+        self.zygote.preload(self.launch["preload"], optional=True)
         if self.spec.prepare:
-            folder = str(self.folder.path)
-            self.zygote.send({"do": "prepare", "target": self.spec.prepare, "folder": folder})
+            self.zygote.prepare(self.spec.prepare, self.folder.path)
         else:
             self._start_members()
 
@@ -157,8 +136,7 @@ class ClusterOperator:
         if self._driver_preloaded:
             return
         self._driver_preloaded = True
-        modules = [*DRIVER_PRELOAD, *self.spec.driver_preload]
-        self.zygote.send({"do": "import", "modules": modules})
+        self.zygote.preload([*DRIVER_PRELOAD, *self.spec.driver_preload])
 
     def _start(self, record: Record) -> None:
         order: Order = {
@@ -177,7 +155,7 @@ class ClusterOperator:
 
     def _send_order(self, order: Order) -> None:
         ours, theirs = socket.socketpair()
-        self.zygote.send({"do": "start", "order": order}, [theirs.fileno()])
+        self.zygote.start(order, theirs.fileno())
         theirs.close()
         self._spawn(self._follow_member(order["id"], ours))
 
@@ -232,7 +210,7 @@ class ClusterOperator:
         record = self.reconciler.records[DRIVER]
         record.attempts = 0  # it does not fail: it is wanted gone
         processes.kill(processes.descendants(record.pid))
-        self.zygote.send({"do": "signal", "id": DRIVER, "number": signal.SIGKILL})
+        self.zygote.signal(DRIVER, signal.SIGKILL)
 
     def _scale(self, role: str, replicas: int) -> None:
         if role not in self.reconciler.roles:
@@ -253,7 +231,7 @@ class ClusterOperator:
         for number, patience in ((0, 10.0), (signal.SIGTERM, _GRACE), (signal.SIGKILL, 0.0)):
             left = [m for m in members if m in self.reconciler.records]
             for member in left if number else ():
-                self.zygote.send({"do": "signal", "id": member, "number": number})
+                self.zygote.signal(member, number)
             end = asyncio.get_running_loop().time() + patience
             while left and asyncio.get_running_loop().time() < end:
                 await asyncio.sleep(0.05)
@@ -268,7 +246,7 @@ class ClusterOperator:
         self.report()
         for member in list(self.reconciler.records):
             with contextlib.suppress(OSError):
-                self.zygote.send({"do": "signal", "id": member, "number": signal.SIGTERM})
+                self.zygote.signal(member, signal.SIGTERM)
         end = asyncio.get_running_loop().time() + _GRACE
         while asyncio.get_running_loop().time() < end:
             if len(processes.descendants(os.getpid())) <= 1:  # the zygote

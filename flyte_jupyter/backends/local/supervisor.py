@@ -20,11 +20,16 @@ import sys
 from pathlib import Path
 
 from flyte_jupyter.backends.local import processes
-from flyte_jupyter.backends.local.cluster_operator import ClusterOperator
+from flyte_jupyter.backends.local.cluster_operator import ClusterOperator, Launch
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
+from flyte_jupyter.backends.local.zygote_process import ZygoteProcess
 
 _LOG_READING = 2.0
 """Seconds that the kernel has to read the logs of a cluster that failed."""
+
+
+_IDLE = 900.0
+"""Seconds that a warm supervisor waits for a cluster; then its memory is worth more."""
 
 
 async def kernel_gone(kernel: int) -> None:
@@ -52,9 +57,14 @@ async def supervise(sock: socket.socket, kernel: int, folder: RuntimeFolder) -> 
         return
     processes.adopt_orphans()
     folder.create()
+    gone = asyncio.get_running_loop().create_task(kernel_gone(kernel))
     try:
-        operator = ClusterOperator(json.loads(line), folder, writer)
-        await _run(operator, reader, kernel)
+        zygote, launch = await _warm_up(line, reader, folder, gone)
+        if launch is None:
+            processes.kill(processes.descendants(os.getpid()))
+            return
+        operator = ClusterOperator(launch, folder, writer, zygote)
+        await _run(operator, reader, gone)
     finally:
         folder.remove()
     with contextlib.suppress(OSError):
@@ -63,12 +73,32 @@ async def supervise(sock: socket.socket, kernel: int, folder: RuntimeFolder) -> 
         await writer.wait_closed()
 
 
-async def _run(operator: ClusterOperator, reader: asyncio.StreamReader, kernel: int) -> None:
+async def _warm_up(
+    line: bytes, reader: asyncio.StreamReader, folder: RuntimeFolder, gone: asyncio.Task[None]
+) -> tuple[ZygoteProcess | None, Launch | None]:
+    """Import ahead what the kernel names, until it says what for; None if it never does."""
+    zygote = None
+    while line:
+        message = json.loads(line)
+        if message["do"] == "launch":
+            return zygote, message
+        zygote = zygote or ZygoteProcess(folder, "fork", {})
+        zygote.search(message["path"])
+        zygote.preload(message["modules"], optional=True)
+        reading = asyncio.ensure_future(reader.readline())
+        await asyncio.wait({reading, gone}, timeout=_IDLE, return_when="FIRST_COMPLETED")
+        line = reading.result() if reading.done() else b""
+        reading.cancel()
+    return zygote, None
+
+
+async def _run(
+    operator: ClusterOperator, reader: asyncio.StreamReader, gone: asyncio.Task[None]
+) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, processes.reap)
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, operator.done.set)
-    gone = loop.create_task(kernel_gone(kernel))
     gone.add_done_callback(lambda _: operator.done.set())
     obeying = loop.create_task(operator.obey(reader))
     operator.begin()

@@ -1,0 +1,116 @@
+"""Large buffers by the block, in several threads: digesting, and whatever else releases the GIL.
+
+A digest of blocks, and not of the whole, lets several threads work on one buffer, and lets the one
+that has just written a block digest it again while it is in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+import xxhash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+#: Bytes that are written or digested at once.
+BLOCK = 1 << 20
+
+# Memory is the bottleneck well before the processors are.
+_MOST_THREADS = 4
+# For less than this, which is written in 0.03 s, no threads are started.
+_WORTH_THREADS = 64 << 20
+# What one thread takes at a time when digesting.
+_RUN = 32 * BLOCK
+
+
+def digest_block(data: memoryview) -> bytes:
+    """Digest at most one block."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def combine(blocks: Iterable[bytes]) -> str:
+    """Digest the digests of all blocks of a buffer, in order."""
+    return xxhash.xxh3_128_hexdigest(b"".join(blocks))
+
+
+def digest(data: bytes | memoryview) -> str:
+    """Digest a buffer in this thread."""
+    view = memoryview(data)
+    starts = range(0, view.nbytes, BLOCK)
+    return combine(digest_block(view[start : start + BLOCK]) for start in starts)
+
+
+def digest_all(views: Sequence[memoryview]) -> list[str]:
+    """Digest each of several buffers, of bytes, in 0.03 s/GiB."""
+    found: list[list[bytes]] = [[b""] * -(-view.nbytes // BLOCK) for view in views]
+    jobs = [
+        _digest_run(view, start, blocks)
+        for view, blocks in zip(views, found, strict=True)
+        for start in range(0, view.nbytes, _RUN)
+    ]
+    run_all(jobs, sum(view.nbytes for view in views))
+    return [combine(blocks) for blocks in found]
+
+
+def _digest_run(view: memoryview, start: int, blocks: list[bytes]) -> Iterator[None]:
+    for at in range(start, min(start + _RUN, view.nbytes), BLOCK):
+        with view[at : at + BLOCK] as block:
+            blocks[at // BLOCK] = digest_block(block)
+        yield
+
+
+def run_all(jobs: Sequence[Iterator[None]], size: int) -> None:
+    """Run every job to its end, several at once when they handle much data.
+
+    No thread is left running afterwards, whatever happens.
+
+    Parameters
+    ----------
+    jobs
+        Each yields at least every block or so: there it is stopped when another one fails or the
+        user interrupts.
+    size
+        Bytes that all of them handle.
+    """
+    waiting, stop, errors = deque(jobs), threading.Event(), list[BaseException]()
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):
+            while job := waiting.popleft():
+                for _ in job:
+                    if stop.is_set():
+                        return
+
+    def assist() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again by the calling thread
+            errors.append(error)
+            stop.set()
+
+    count = min(_MOST_THREADS, os.cpu_count() or 1, len(jobs)) if size >= _WORTH_THREADS else 1
+    started: list[threading.Thread] = []
+    try:
+        # Where no more threads may be started, those that there are do it all.
+        with contextlib.suppress(RuntimeError):
+            for _ in range(count - 1):
+                thread = threading.Thread(target=assist, daemon=True)
+                thread.start()
+                started.append(thread)
+        work()
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        for thread in started:
+            thread.join()
+    if errors:
+        try:
+            raise errors[0]
+        finally:
+            errors.clear()

@@ -18,6 +18,7 @@ def shell(tmp_path_factory):
     config = Config()
     config.HistoryManager.enabled = False
     config.HistoryAccessor.enabled = False
+    config.FlyteJupyter.prewarm = False
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance(config=config)
     shell.run_line_magic("load_ext", "flyte_jupyter")

@@ -25,7 +25,7 @@ from jupyter_client.manager import KernelManager
 from tests import leaks
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-DEADLINE = 30.0
+DEADLINE = 60.0
 """Seconds after which a cell is given up; far more than anything here takes."""
 
 

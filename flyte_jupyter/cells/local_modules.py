@@ -49,7 +49,7 @@ class LocalModules:
         working directory or `sys.path` changed.
         """
         with self._lock:
-            place = (os.getcwd(), tuple(sys.path))
+            place = (os.getcwd(), tuple(sys.path))  # noqa: PTH109 - after every cell
             if place != self._place:
                 self._place = place
                 self._known = {}

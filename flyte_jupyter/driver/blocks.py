@@ -77,40 +77,49 @@ def run_all(jobs: Sequence[Iterator[None]], size: int) -> None:
     size
         Bytes that all of them handle.
     """
-    waiting, stop, errors = deque(jobs), threading.Event(), list[BaseException]()
+    _Crew(jobs).run(min(_MOST_THREADS, os.cpu_count() or 1) if size >= _WORTH_THREADS else 1)
 
-    def work() -> None:
-        with contextlib.suppress(IndexError):
-            while job := waiting.popleft():
-                for _ in job:
-                    if stop.is_set():
-                        return
 
-    def assist() -> None:
+class _Crew:
+    """The calling thread and those that assist it."""
+
+    def __init__(self, jobs: Iterable[Iterator[None]]) -> None:
+        self._waiting = deque(jobs)
+        self._stop = threading.Event()
+        self._errors: list[BaseException] = []
+
+    def run(self, threads: int) -> None:
+        assistants: list[threading.Thread] = []
         try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised again by the calling thread
-            errors.append(error)
-            stop.set()
-
-    count = min(_MOST_THREADS, os.cpu_count() or 1, len(jobs)) if size >= _WORTH_THREADS else 1
-    started: list[threading.Thread] = []
-    try:
-        # Where no more threads may be started, those that there are do it all.
-        with contextlib.suppress(RuntimeError):
-            for _ in range(count - 1):
-                thread = threading.Thread(target=assist, daemon=True)
-                thread.start()
-                started.append(thread)
-        work()
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        for thread in started:
-            thread.join()
-    if errors:
-        try:
-            raise errors[0]
+            # Where no more threads may be started, those that there are do it all.
+            with contextlib.suppress(RuntimeError):
+                for _ in range(min(threads, len(self._waiting)) - 1):
+                    thread = threading.Thread(target=self._assist, daemon=True)
+                    thread.start()
+                    assistants.append(thread)
+            self._work()
+        except BaseException:
+            self._stop.set()
+            raise
         finally:
-            errors.clear()
+            for thread in assistants:
+                thread.join()
+        if self._errors:
+            raise self._errors.pop()
+
+    def _assist(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again by the calling thread
+            self._errors.append(error)
+            self._stop.set()
+
+    def _work(self) -> None:
+        while self._waiting:
+            try:
+                job = self._waiting.popleft()
+            except IndexError:
+                return
+            for _ in job:
+                if self._stop.is_set():
+                    return

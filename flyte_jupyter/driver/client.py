@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import zmq
-from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.blocking.client import BlockingKernelClient
 
 from flyte_jupyter.driver import wire
+from flyte_jupyter.driver.channels import Channel
 from flyte_jupyter.driver.comms import CommBridge
 from flyte_jupyter.driver.relay import NotebookSink, Relay, Sink, TextSink
 
@@ -36,7 +37,8 @@ class DriverClient:
     """
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
-        self._client = AsyncKernelClient()
+        # Only to make sockets and messages: nothing here waits for either.
+        self._client = BlockingKernelClient()
         self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
         self._relay = Relay(self._on_comm)
         self._comms = CommBridge(self._forward)
@@ -45,6 +47,8 @@ class DriverClient:
         self._answers: dict[str, Answer] = {}
         self._mapped: dict[str, Callable[[], None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._channels: dict[str, Channel] = {}
+        self._welcome = asyncio.Event()
         self._subshell: asyncio.Future[str | None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -54,15 +58,14 @@ class DriverClient:
         socket = self._client.iopub_channel.socket
         assert socket is not None
         socket.rcvhwm = 0
-        welcome = asyncio.Event()
-        self._tasks = [
-            asyncio.create_task(self._read_output(welcome)),
-            asyncio.create_task(self._read_replies(self._client.shell_channel)),
-            asyncio.create_task(self._read_replies(self._client.control_channel)),
-            asyncio.create_task(self._read_questions()),
-        ]
+        self._channels = {
+            "iopub": Channel(self._client.iopub_channel, self._on_output),
+            "shell": Channel(self._client.shell_channel, self._on_reply),
+            "control": Channel(self._client.control_channel, self._on_reply),
+            "stdin": Channel(self._client.stdin_channel, self._on_question),
+        }
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(welcome.wait(), _WELCOME)
+            await asyncio.wait_for(self._welcome.wait(), _WELCOME)
         self._send_shell(
             "comm_open", {"comm_id": wire.TARGET, "target_name": wire.TARGET, "data": {}}
         )
@@ -104,7 +107,7 @@ class DriverClient:
         reply = self._expect(name)
         message["buffers"] = list(buffers)
         try:
-            self._client.shell_channel.send(message)
+            self._channels["shell"].send(message)
             answered = await reply
             await self._idle[name].wait()
         finally:
@@ -115,7 +118,7 @@ class DriverClient:
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in what the driver is running."""
         message = self._client.session.msg("interrupt_request", {})
-        self._client.control_channel.send(message)
+        self._channels["control"].send(message)
 
     def tidy(self, data: wire.Housekeeping) -> None:
         """Tell the driver what it can let go of; from any thread."""
@@ -135,6 +138,8 @@ class DriverClient:
         """Close the channels."""
         for task in self._tasks:
             task.cancel()
+        for channel in self._channels.values():
+            channel.close()
         with contextlib.suppress(Exception):
             self._comms.close()
         self._client.stop_channels()
@@ -147,47 +152,40 @@ class DriverClient:
         self._replies[name] = future
         return future
 
-    async def _read_output(self, welcome: asyncio.Event) -> None:
-        channel = self._client.iopub_channel
-        while True:
-            message = await channel.get_msg(timeout=None)
-            kind = message["header"]["msg_type"]
-            parent = message["parent_header"].get("msg_id", "")
-            if kind == "iopub_welcome":
-                welcome.set()
-            elif kind == "status":
-                if message["content"]["execution_state"] == "idle" and parent in self._idle:
-                    self._idle[parent].set()
-            elif kind == "execute_input":
-                self._mapped.pop(parent, lambda: None)()
-            else:
-                try:
-                    self._relay.pass_on(message)
-                except Exception as error:  # noqa: BLE001 - one message must not end the rest
-                    TextSink().stream("stderr", f"flyte-jupyter: lost a {kind} message: {error}\n")
+    def _on_output(self, message: dict[str, Any]) -> None:
+        kind = message["header"]["msg_type"]
+        parent = message["parent_header"].get("msg_id", "")
+        if kind == "iopub_welcome":
+            self._welcome.set()
+        elif kind == "status":
+            if message["content"]["execution_state"] == "idle" and parent in self._idle:
+                self._idle[parent].set()
+        elif kind == "execute_input":
+            self._mapped.pop(parent, lambda: None)()
+        else:
+            try:
+                self._relay.pass_on(message)
+            except Exception as error:  # noqa: BLE001 - the run goes on without it
+                TextSink().stream("stderr", f"flyte-jupyter: lost a {kind} message: {error}\n")
 
-    async def _read_replies(self, channel: Any) -> None:
-        while True:
-            message = await channel.get_msg(timeout=None)
-            future = self._replies.get(message["parent_header"].get("msg_id", ""))
-            if future and not future.done():
-                future.set_result(message)
+    def _on_reply(self, message: dict[str, Any]) -> None:
+        future = self._replies.get(message["parent_header"].get("msg_id", ""))
+        if future and not future.done():
+            future.set_result(message)
 
-    async def _read_questions(self) -> None:
-        while True:
-            message = await self._client.stdin_channel.get_msg(timeout=None)
-            if message["header"]["msg_type"] != "input_request":
-                continue
-            answer = self._answers.get(message["parent_header"].get("msg_id", ""))
-            content = message["content"]
-            task = asyncio.ensure_future(self._reply_to(answer, content))
-            self._tasks.append(task)
-            task.add_done_callback(self._tasks.remove)
+    def _on_question(self, message: dict[str, Any]) -> None:
+        if message["header"]["msg_type"] != "input_request":
+            return
+        answer = self._answers.get(message["parent_header"].get("msg_id", ""))
+        task = asyncio.ensure_future(self._reply_to(answer, message["content"]))
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
 
     async def _reply_to(self, answer: Answer | None, content: dict[str, Any]) -> None:
         value = await answer(content["prompt"], content["password"]) if answer else "\x04"
         if value is not None:
-            self._client.input(value)
+            reply = self._client.session.msg("input_reply", {"value": value})
+            self._channels["stdin"].send(reply)
 
     # -- comms ------------------------------------------------------------------------------
 
@@ -230,7 +228,7 @@ class DriverClient:
     async def _make_subshell(self) -> str | None:
         message = self._client.session.msg("create_subshell_request", {})
         reply = self._expect(message["header"]["msg_id"])
-        self._client.control_channel.send(message)
+        self._channels["control"].send(message)
         content = (await reply)["content"]
         return content.get("subshell_id") if content.get("status") == "ok" else None
 
@@ -251,7 +249,7 @@ class DriverClient:
         if sink:
             self._relay.route(message["header"]["msg_id"], sink)
         with contextlib.suppress(zmq.ZMQError):
-            self._client.shell_channel.send(message)
+            self._channels["shell"].send(message)
 
 
 def _present_sink() -> Sink | None:

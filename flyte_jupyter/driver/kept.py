@@ -82,8 +82,8 @@ class SentBuffers:
         Bytes that the receiver may keep. A buffer stays in the shared memory in which it came, so a
         small one may hold up to 64 MiB of neighbours there.
     max_entries
-        Buffers that it may keep: each may hold a file descriptor, of which macOS gives 256. On Linux,
-        which gives 1024, it may hold one more for every 32 MiB.
+        Buffers that it may keep: each may hold a file descriptor, of which macOS gives 256. Linux
+        gives 1024; there a large one may hold one for every 32 MiB.
     """
 
     def __init__(self, limit: int = 2 << 30, max_entries: int = 200) -> None:

@@ -65,6 +65,11 @@ class DriverKernel(IPythonKernel):
             member.folder / "logs", settings["output_limit"], settings["output_rate"]
         )
 
+    def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
+        """Say when it is idle again, for that ends a run; nobody listens for when it is busy."""
+        if status != "busy":
+            super()._publish_status(status, channel, parent)
+
     # -- the request ------------------------------------------------------------------------
 
     async def task_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
@@ -82,11 +87,18 @@ class DriverKernel(IPythonKernel):
         finally:
             self._restore_input()
         reply["seconds"] = time.perf_counter() - started
-        for output in (sys.stdout, sys.stderr):
-            output.flush()
-        if isinstance(sys.stdout, DriverStream):
-            sys.stdout.finish(parent["header"])
+        self._finish_output(parent)
         self.session.send(stream, wire.REPLY, reply, parent, ident=ident, buffers=frames)
+
+    def _finish_output(self, parent: dict[str, Any]) -> None:
+        """Send all that the run has printed, before its reply."""
+        stdout = sys.stdout
+        if isinstance(stdout, DriverStream):
+            stdout.drain()
+        for output in (stdout, sys.stderr):
+            output.flush()
+        if isinstance(stdout, DriverStream):
+            stdout.finish(parent["header"])
 
     async def _perform(
         self, content: TaskRequest, buffers: list[Any], parent: dict[str, Any]

@@ -80,10 +80,7 @@ def map_private(parts: Sequence[FilePart]) -> memoryview:
         When the kernel refuses, for example because a process may hold no more mappings.
     """
     length = sum(part.length for part in parts)
-    if len(parts) == 1:
-        address = _map_part(parts[0])
-    else:
-        address = _map_parts(parts, length)
+    address = _map_part(parts[0]) if len(parts) == 1 else _map_parts(parts, length)
     block = (ctypes.c_ubyte * length).from_address(address)
     # Not at exit: arrays may outlive the finalizers, and the mapping goes with the process anyway.
     weakref.finalize(block, _munmap, address, length).atexit = False

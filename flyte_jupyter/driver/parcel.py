@@ -25,8 +25,8 @@ _SMALL_PARCEL = 256 << 10
 # A pickle stream of this size goes into shared memory too.
 _LARGE_STREAM = 1 << 20
 # A segment's memory is freed as a whole, so one array that lives on holds its neighbours; and the
-# kernel lets only one thread at a time write to it. So segments are cut at this size, larger buffers
-# too, unless that made so many that file descriptors run out.
+# kernel lets only one thread at a time write to it. So segments are cut at this size, and larger
+# buffers too, unless that made so many that file descriptors run out.
 _SEGMENT_SIZE = 64 << 20
 _MOST_SEGMENTS = 64
 

@@ -27,8 +27,9 @@ from flyte_jupyter.errors import FlyteJupyterError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# pwrite into a memfd was measured, in one thread, at 0.42 s/GiB against 0.85 s/GiB for a copy into a mapping, which
-# pays for zeroing and faulting every page first; fallocate and MADV_POPULATE_WRITE gained nothing.
+# pwrite into a memfd was measured, in one thread, at 0.42 s/GiB against 0.85 s/GiB for a copy into
+# a mapping, which pays for zeroing and faulting every page first; fallocate and MADV_POPULATE_WRITE
+# gained nothing.
 _CHUNK = 8 << 20
 
 

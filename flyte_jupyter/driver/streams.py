@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,12 @@ class _Buffer:
         self._lock = threading.Lock()
         self._entries: list[tuple[dict[str, Any], str, list[str]]] = []
         self._size = 0
+        self._added = self._sent = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether all that was added has been handed on for sending."""
+        return self._added == self._sent
 
     def add(self, parent: dict[str, Any], stream: str, text: str) -> bool:
         """Append text; returns whether so much has piled up that the writer should wait."""
@@ -153,13 +160,17 @@ class _Buffer:
             else:
                 self._entries.append((parent, stream, [text]))
             self._size += len(text)
+            self._added += 1
             return self._size > self.limit
 
-    def take(self) -> list[tuple[dict[str, Any], str, str]]:
-        """Return and forget everything: parent, stream and text."""
+    def hand_on(self, send: Callable[[dict[str, Any], str, str], None]) -> None:
+        """Call `send` with everything, parent, stream and text, and forget it."""
         with self._lock:
             entries, self._entries, self._size = self._entries, [], 0
-        return [(parent, stream, "".join(pieces)) for parent, stream, pieces in entries]
+            added = self._added
+        for parent, stream, pieces in entries:
+            send(parent, stream, "".join(pieces))
+        self._sent = added
 
 
 _buffer = _Buffer()
@@ -218,12 +229,27 @@ class DriverStream(OutStream):
             self._schedule_flush()
         return len(string)
 
+    def flush(self) -> None:
+        """Wait until everything is on its way; IPython and ipykernel ask for that again and again."""
+        if not (self._is_master_process() and _buffer.empty):
+            super().flush()
+
+    def drain(self) -> None:
+        """Flush, and let the threads that read descriptors 1 and 2 hand over what they have.
+
+        What C code and child processes write comes that way: it is not in the buffer before such a
+        thread had its turn, which it has while this one waits.
+        """
+        super().flush()
+
     def _flush(self) -> None:
         super()._flush()  # what forked children wrote
-        for parent, name, written in _buffer.take():
-            text = self._text(parent)
-            for stream, shown in text.write(name, written) if text else [(name, written)]:
-                self._send(parent, stream, shown)
+        _buffer.hand_on(self._log_and_send)
+
+    def _log_and_send(self, parent: dict[str, Any], name: str, written: str) -> None:
+        text = self._text(parent)
+        for stream, shown in text.write(name, written) if text else [(name, written)]:
+            self._send(parent, stream, shown)
 
     def finish(self, parent: dict[str, Any]) -> None:
         """Send the last lines of a flood; called when its run ends, after a flush."""

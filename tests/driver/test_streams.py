@@ -104,11 +104,15 @@ def test_both_streams_share_one_buffer_in_order():
     for stream, text in [("stdout", "1"), ("stdout", "2"), ("stderr", "3"), ("stdout", "4")]:
         assert not buffer.add(parent, stream, text)
     buffer.add({"msg_id": "b"}, "stdout", "5")
-    assert [(s, t) for _, s, t in buffer.take()] == [
+    assert not buffer.empty
+    sent: list[tuple[str, str]] = []
+    buffer.hand_on(lambda _, stream, text: sent.append((stream, text)))
+    assert sent == [
         ("stdout", "12"),
         ("stderr", "3"),
         ("stdout", "4"),
         ("stdout", "5"),
     ]
-    assert buffer.take() == []
+    assert buffer.empty
+    buffer.hand_on(lambda *_: pytest.fail("it has been forgotten"))
     assert buffer.add(parent, "stdout", "x" * (buffer.limit + 1)), "the writer should wait"

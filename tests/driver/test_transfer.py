@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from flyte_jupyter.driver import transfer
 from flyte_jupyter.driver.segments import memfd_supported
 from flyte_jupyter.driver.transfer import PackError, UnpackError, pack, unpack
 from flyte_jupyter.errors import CaptureError
@@ -20,9 +21,11 @@ BIG = 1 << 20
 
 
 @pytest.fixture(params=["memfd", "file", "frames"])
-def options(request, tmp_path):
+def options(request, tmp_path, monkeypatch):
     if request.param == "memfd" and not memfd_supported():
         pytest.skip("no memfd on this system")
+    if request.param == "file":
+        monkeypatch.setattr(transfer, "memfd_supported", lambda: False)
     return {
         "memfd": {},
         "file": {"folder": tmp_path},
@@ -147,6 +150,7 @@ def test_large_streams(options, value):
 def test_several_segments_when_there_is_much(tmp_path, count):
     values = {f"a{i}": np.full(3 * BIG, i, np.uint8) for i in range(count)}
     parcel = pack(values, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == [] or not memfd_supported()
     assert len(parcel.header["segments"]) == -(-count // 21)
     got = unpack(parcel.header, parcel.frames)
     assert all((got[f"a{i}"] == i).all() for i in range(count))
@@ -223,16 +227,16 @@ def test_pack_error_can_cross_processes():
     assert (str(again), again.variable) == (str(error), "x")
 
 
-def test_failure_leaves_nothing(tmp_path):
+def test_failure_leaves_nothing(options, tmp_path):
     before = len(os.listdir("/dev/fd"))
-    for options in ({}, {"folder": tmp_path}):
-        with pytest.raises(PackError):
-            pack({"a": np.zeros(BIG), "v": Refusing(TypeError("no"))}, **options)
+    with pytest.raises(PackError):
+        pack({"a": np.zeros(BIG), "v": Refusing(TypeError("no"))}, **options)
     assert len(os.listdir("/dev/fd")) == before
     assert not list(tmp_path.iterdir())
 
 
-def test_lack_of_room_is_reported_and_leaves_nothing(tmp_path):
+def test_lack_of_room_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "memfd_supported", lambda: False)
     before = len(os.listdir("/dev/fd"))
     with pytest.raises(PackError, match="Shared memory cannot take the values: No such file"):
         pack({"a": np.zeros(BIG)}, folder=tmp_path / "gone")

@@ -6,17 +6,20 @@ import os
 import numpy as np
 import pytest
 
+from flyte_jupyter.driver import transfer
 from flyte_jupyter.driver.kept import KeptBufferError
 from flyte_jupyter.driver.segments import Segment, memfd_supported
-from flyte_jupyter.driver.transfer import KeptBuffers, SentBuffers, pack, unpack
+from flyte_jupyter.driver.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
 
 MIB = 1 << 20
 
 
 @pytest.fixture(params=["memfd", "file", "frames"])
-def options(request, tmp_path):
+def options(request, tmp_path, monkeypatch):
     if request.param == "memfd" and not memfd_supported():
         pytest.skip("no memfd on this system")
+    if request.param == "file":
+        monkeypatch.setattr(transfer, "memfd_supported", lambda: False)
     return {
         "memfd": {},
         "file": {"folder": tmp_path},
@@ -205,9 +208,10 @@ def test_reset_starts_anew_and_late_confirmations_mean_nothing(link):
     assert carried(link.carry(a, b)) == 0
 
 
-def test_failed_pack_reserves_nothing(link, tmp_path):
-    from flyte_jupyter.driver.transfer import PackError
-
+def test_failed_pack_reserves_nothing(link, tmp_path, monkeypatch):
+    with pytest.raises(PackError):
+        pack({"a": data(1), "b": (i for i in ())}, sent=link.sent)
+    monkeypatch.setattr(transfer, "memfd_supported", lambda: False)
     with pytest.raises(PackError):
         pack({"a": data(1)}, sent=link.sent, folder=tmp_path / "gone")
     with pytest.raises(PackError):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flyte_jupyter.driver import transfer
 from flyte_jupyter.driver.segments import memfd_supported
 from flyte_jupyter.driver.transfer import KeptBuffers, SentBuffers, pack, unpack
 
@@ -93,10 +94,12 @@ def test_arrays_go_and_come_back_and_may_be_written_to(peer, size):
     assert (peer.run("out = a", a=out[0]) == 9).all()
 
 
-def test_files_take_the_place_of_memfds(peer, tmp_path):
+def test_files_take_the_place_of_memfds(peer, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "memfd_supported", lambda: False)
     mine = np.arange(MIB)
-    out = peer.receive(peer.send("out = a.sum()", {"a": mine}, folder=tmp_path))
-    assert out == mine.sum()
+    parcel = peer.send("out = a.sum()", {"a": mine}, folder=tmp_path)
+    assert Path(parcel.header["segments"][0]["path"]).parent == tmp_path
+    assert peer.receive(parcel) == mine.sum()
     assert not list(tmp_path.iterdir())
 
 
@@ -110,7 +113,10 @@ def test_unchanged_input_is_not_sent_twice_though_it_was_written_to_over_there(p
 
 
 @LINUX
-def test_descriptors_and_mappings_do_not_add_up(peer, tmp_path):
+@pytest.mark.parametrize("supported", [True, False])
+def test_descriptors_and_mappings_do_not_add_up(peer, tmp_path, monkeypatch, supported):
+    monkeypatch.setattr(transfer, "memfd_supported", lambda: supported)
+
     def both():
         here = len(os.listdir("/proc/self/fd")) - len(peer.kept)
         return here, peer.run("out = len(list(Path('/proc/self/fd').iterdir())) - len(kept)")
@@ -119,7 +125,7 @@ def test_descriptors_and_mappings_do_not_add_up(peer, tmp_path):
     before = both()
     for seed in range(20):
         values = {"a": np.full(MIB, seed, "i4"), "b": np.full(100_000, seed)}
-        peer.receive(peer.send("out = a, b", values, folder=tmp_path if seed % 2 else None))
+        peer.receive(peer.send("out = a, b", values, folder=tmp_path))
     assert both() == before
     assert not list(tmp_path.iterdir())
 

@@ -157,10 +157,19 @@ def test_unloading_takes_everything_down(make):
 def test_reloading_starts_afresh(make):
     book = make(PLAIN)
     book.task("kept = 1", "-r kept")
+    old = {p.pid for p in book.processes()}
     book.run("%reload_ext flyte_jupyter")
-    assert_nothing_of(book.pid)
+    # What is there now is only what waits for the next cluster.
+    assert not old & {p.pid for p in book.processes()}
+    assert not book.processes("driver")
     assert book.fail("kept.get()").name == "RefLost"
     assert book.task("3").result == "3"
+
+
+def test_a_kernel_killed_before_it_has_any_cluster(make):
+    book = make(PLAIN)
+    book.kill()
+    assert_nothing_of(book.pid)
 
 
 def test_taking_down_and_up_again(make):

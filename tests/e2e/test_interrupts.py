@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.conftest import DASK
 from tests.notebook import DEADLINE, task
 
 BUSY = {
@@ -169,8 +170,9 @@ def test_an_interrupt_while_waiting_for_a_turn(plain, tmp_path):
 
 
 def test_an_interrupt_while_the_cluster_starts(own):
-    cell = own.submit(task("print('never')"))
-    own.until(lambda: own.processes("super"), what="the supervisor")
+    own.run(DASK)
+    cell = own.submit(task("import time\ntime.sleep(600)"))
+    own.until(lambda: own.processes("scheduler"), what="the first process of the cluster")
     own.interrupt()
     assert own.wait(cell).error.name == "KeyboardInterrupt"
     assert own.task("2").result == "2"

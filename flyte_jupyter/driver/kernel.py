@@ -23,7 +23,7 @@ import zmq
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
-from flyte_jupyter.driver import local_imports, nested, shell, transfer, wire
+from flyte_jupyter.driver import local_imports, nested, shell, threads, transfer, wire
 from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.streams import DriverIOPub, DriverStream, Transcript
 from flyte_jupyter.driver.transfer import KeptBuffers, Parcel
@@ -107,6 +107,7 @@ class DriverKernel(IPythonKernel):
             inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
         except FlyteJupyterError as problem:
             return self._failure(problem, "inputs")
+        shell.learn_cells(self.shell, content["cells"])
         # From here on the inputs are mapped; the notebook lets go of its copy when it reads this.
         self._publish_execute_input(content["code"], parent, content["count"])
         self._connect()
@@ -169,7 +170,8 @@ class DriverKernel(IPythonKernel):
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything
             return self._failure(error, "outputs")
         kept = {name: self.refs.keep(namespace[name]) for name in content["keeps"]}
-        self.sent[content["run"]] = parcel
+        if parcel.header["segments"]:  # else the reply holds it all, and no word of it will come
+            self.sent[content["run"]] = parcel
         reply: TaskReply = {"status": "ok", "outputs": parcel.header, "refs": kept}
         return reply, parcel.frames
 
@@ -284,6 +286,7 @@ def main(member: Any) -> None:
     app.kernel.attach(member, settings)
     local_imports.install(settings["local_roots"])
     nested.register(app.shell)
+    threads.inherit_context()
     _leave_politely()
     member.ready()
     app.start()

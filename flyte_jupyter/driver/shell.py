@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import linecache
 import signal
 import sys
 import types
@@ -70,6 +71,13 @@ class Cell:
     count: int
     line: int
     inputs: Mapping[str, object]
+
+
+def learn_cells(shell: DriverShell, cells: Mapping[str, tuple[int, str]]) -> None:
+    """Take the text of the notebook's cells, so that tracebacks show functions of theirs."""
+    for name, (count, text) in cells.items():
+        shell.compile._filename_map[name] = count
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
 
 
 @contextlib.contextmanager

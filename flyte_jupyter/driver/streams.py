@@ -230,7 +230,7 @@ class DriverStream(OutStream):
         return len(string)
 
     def flush(self) -> None:
-        """Wait until everything is on its way; IPython and ipykernel ask for that again and again."""
+        """Wait until everything is on its way; ipykernel asks for that several times a cell."""
         if not (self._is_master_process() and _buffer.empty):
             super().flush()
 

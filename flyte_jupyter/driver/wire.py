@@ -25,6 +25,8 @@ class TaskRequest(TypedDict):
     """The notebook's execution count, for ``Cell In[n]`` in tracebacks."""
     line: int
     """Lines of the notebook cell above `code`, so that line numbers are the cell's own."""
+    cells: dict[str, tuple[int, str]]
+    """Cells of the notebook that the driver has not seen: file name to execution count and text."""
     inputs: Any
     """`transfer.ParcelHeader` of the remaining buffers."""
     returns: list[str]

@@ -200,6 +200,7 @@ class TaskMagic:
             keeps=tuple(options.refs or ()),
             timeout=options.timeout,
             retries=options.retries,
+            cells=dict(self._shell.compile._filename_map),
         )
         background = options.bg is not None
         ask = None if background else self._asker()

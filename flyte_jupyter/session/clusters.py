@@ -58,6 +58,7 @@ class Cluster:
         self.ready_after = 0.0
         self.sent = SentBuffers(config.kept_inputs)
         self.turn = asyncio.Lock()
+        self.known_cells: set[str] = set()
         self.on_dead: Callable[[Cluster], None] = lambda _: None
         self._backend = backend
         self._config = config
@@ -146,6 +147,7 @@ class Cluster:
     def _lose(self, error: Exception) -> None:
         client, self._client = self._client, None
         self.sent.reset()
+        self.known_cells.clear()
         if client is not None:
             client.lose(error)
             client.close()

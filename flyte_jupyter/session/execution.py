@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import linecache
 import os
 import queue
 from collections.abc import Callable, Mapping
@@ -182,6 +183,7 @@ class Execution:
             "code": task.code,
             "count": task.count,
             "line": task.line,
+            "cells": self._unknown_cells(),
             "inputs": parcel.header,
             "returns": list(task.returns),
             "keeps": list(task.keeps),
@@ -189,13 +191,21 @@ class Execution:
             "cwd": os.getcwd(),  # noqa: PTH109 - as text
         }
 
+    def _unknown_cells(self) -> dict[str, tuple[int, str]]:
+        """Return the text of cells that the driver needs for tracebacks, and has not got yet."""
+        known = self.cluster.known_cells
+        unknown = {name: n for name, n in self.run.task.cells.items() if name not in known}
+        known.update(unknown)
+        return {name: (n, "".join(linecache.getlines(name))) for name, n in unknown.items()}
+
     # -- what comes back --------------------------------------------------------------------
 
     def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
         if reply["status"] == "error":
             raise self._error(reply, buffers)
         outputs = dict(transfer.unpack(reply["outputs"], buffers))
-        client.tidy({"received": self.run.id})
+        if reply["outputs"]["segments"]:
+            client.tidy({"received": self.run.id})
         home = _Home(self.cluster, client, self._owner)
         for name, info in reply["refs"].items():
             outputs[name] = Ref(info, home, self.environment.name)

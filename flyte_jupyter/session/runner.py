@@ -15,6 +15,7 @@ from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver import transfer
 from flyte_jupyter.driver.relay import Sink, TextSink
 from flyte_jupyter.driver.transfer import Parcel
+from flyte_jupyter.errors import CaptureError
 from flyte_jupyter.session.cache import CellCache
 from flyte_jupyter.session.clusters import Cluster
 from flyte_jupyter.session.environments import Environment
@@ -82,7 +83,7 @@ class Runner:
         else:
             run = self._execute(*self._place(environment, task), console)
             if key:
-                run.on_success(lambda: self._cache.write(key, run.outputs))
+                run.on_success(lambda: self._keep(key, run))
         self.runs.append(run.record)
         return run
 
@@ -147,11 +148,9 @@ class Runner:
             try:
                 if run.done:
                     break
-                call = execution.calls.get(timeout=0.1 if tick else None)
-                if call is not None:
+                if call := _next(execution.calls, 0.1 if tick else None):
                     call()
-            except queue.Empty:
-                if tick:
+                elif tick:
                     tick(time.monotonic() - started)
             except KeyboardInterrupt:
                 interrupts += 1
@@ -188,6 +187,12 @@ class Runner:
     def _cache(self) -> CellCache:
         return CellCache(self.config.cache_folder, self.config.cache_limit, self.transform)
 
+    def _keep(self, key: str, run: Run) -> None:
+        try:
+            self._cache.write(key, run.outputs)
+        except (OSError, CaptureError) as error:
+            self._report(f"{run.id}: its result is not cached: {error}")
+
     def _from_cache(
         self, environment: Environment, task: CellTask, outputs: dict[str, Any], made: str
     ) -> Run:
@@ -198,3 +203,13 @@ class Runner:
             f"{run.id}: the result of {made} is in {environment.name}'s cache; nothing ran."
         )
         return run
+
+
+def _next(
+    calls: queue.SimpleQueue[Callable[[], None] | None], timeout: float | None
+) -> Callable[[], None] | None:
+    """Return what the waiting thread is asked to call; None if nothing comes in time."""
+    try:
+        return calls.get(timeout=timeout)
+    except queue.Empty:
+        return None

@@ -42,6 +42,9 @@ class CellTask:
         Seconds it may run; 0 for no limit.
     retries
         How often to try again after a failure.
+    cells
+        The notebook's cells: file names in tracebacks, and execution counts. Functions of other
+        cells are then shown with their own lines.
     """
 
     code: str
@@ -53,6 +56,7 @@ class CellTask:
     keeps: tuple[str, ...] = ()
     timeout: float = 0.0
     retries: int = 0
+    cells: Mapping[str, int] = field(default_factory=dict)
 
 
 class Controls(Protocol):

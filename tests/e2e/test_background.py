@@ -130,3 +130,19 @@ def test_the_list_of_runs(plain):
     ]
     assert "ZeroDivisionError: division by zero" in shown
     assert len(plain.run("%flyte runs -n 1").result.splitlines()) == 2
+
+
+def test_what_a_thread_prints_late_goes_to_the_cell_that_started_it(plain, tmp_path):
+    go = tmp_path / "go"
+    body = (
+        "import pathlib, threading, time\n"
+        f"go = pathlib.Path({str(go)!r})\n"
+        "def wait():\n"
+        "    while not go.exists(): time.sleep(0.02)\n"
+        "    print('from the thread')\n"
+        "threading.Thread(target=wait).start()"
+    )
+    first = plain.run(task(body))
+    second = plain.run(task(f"import time\nopen({str(go)!r}, 'w').close()\ntime.sleep(0.5)"))
+    plain.until(lambda: first.stdout == "from the thread\n")
+    assert second.stdout == ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.notebook import task
 
 FAILING = """\
@@ -113,7 +111,6 @@ def test_causes_are_shown(plain):
     assert "direct cause" in error.traceback
 
 
-@pytest.mark.xfail(reason="the driver does not have the text of the notebook's other cells")
 def test_a_function_of_another_cell_shows_its_own_lines(plain):
     made = plain.run("# a line\ndef breaks():\n    return [] [1]")
     error = plain.fail(task("breaks()"))

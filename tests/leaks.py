@@ -23,7 +23,7 @@ PATIENCE = 8.0
 """Seconds that what is on its way out may take: five, by the product's own promise, and some."""
 
 _SHM = Path("/dev/shm")
-_OWNER = re.compile(r"(\d+)-\d+-[0-9a-f]{6}")
+_OWNER = re.compile(r"(\d+)-\d+-[0-9a-f]{8}")
 
 owners: set[int] = set()
 """Pids of kernels that living fixtures hold; `tests.notebook` adds and removes its own."""

@@ -51,6 +51,7 @@ class DriverClient:
         self._welcome = asyncio.Event()
         self._subshell: asyncio.Future[str | None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._closed = False
 
     async def connect(self) -> None:
         """Open the channels, and return when no output can be missed any more."""
@@ -136,6 +137,7 @@ class DriverClient:
 
     def close(self) -> None:
         """Close the channels."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         for channel in self._channels.values():
@@ -242,6 +244,8 @@ class DriverClient:
         sink: Sink | None = None,
         subshell: str | None = None,
     ) -> None:
+        if self._closed:
+            return  # a ref or a widget of a driver that is gone
         message = self._client.session.msg(kind, content, metadata=metadata)
         if subshell:
             message["header"]["subshell_id"] = subshell

@@ -85,6 +85,8 @@ class DriverKernel(IPythonKernel):
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
             reply, frames = self._failure(error, "cell")
         finally:
+            # An interrupt from here on is too late, and must not cost the reply.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._restore_input()
         reply["seconds"] = time.perf_counter() - started
         self._finish_output(parent)

@@ -79,6 +79,10 @@ class NotebookSink:
     def __init__(self, shell: Any, count: int = 0) -> None:
         self._shell = shell
         self._context = contextvars.copy_context()
+        # As they are now: a later cell may be captured, and this output is not that cell's.
+        self._streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._display_pub = shell.display_pub
+        self._displayhook = sys.displayhook
         self.count = count or shell.execution_count
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -88,7 +92,7 @@ class NotebookSink:
 
     def stream(self, name: str, text: str) -> None:
         """Write to the cell's stream, at once."""
-        self.run(_write, name, text)
+        self.run(_write, self._streams[name], text)
 
     def display(self, content: dict[str, Any], *, update: bool = False) -> None:
         """Publish a mime bundle in the cell."""
@@ -99,7 +103,7 @@ class NotebookSink:
         if not hasattr(self._shell, "kernel") and "text/plain" in data and len(data) > 1:
             # A terminal shows the text; the rest would only be refused.
             data = {"text/plain": data["text/plain"]}
-        self._shell.display_pub.publish(
+        self._display_pub.publish(
             data=data,
             metadata=content.get("metadata") or {},
             transient=content.get("transient") or {},
@@ -111,8 +115,9 @@ class NotebookSink:
         self.run(self._show_result, content)
 
     def _show_result(self, content: dict[str, Any]) -> None:
-        hook: Any = sys.displayhook if _captured(sys.displayhook) else self._shell.displayhook
-        if not hasattr(hook, "pub_socket") or _captured(self._shell.display_pub):
+        captured = _captured(self._displayhook)
+        hook: Any = self._displayhook if captured else self._shell.displayhook
+        if not hasattr(hook, "pub_socket") or _captured(self._display_pub):
             self._publish(content, False)
             return
         hook.session.send(
@@ -125,15 +130,14 @@ class NotebookSink:
 
     def clear(self, wait: bool) -> None:
         """Clear the cell's output."""
-        self.run(self._shell.display_pub.clear_output, wait)
+        self.run(self._display_pub.clear_output, wait)
 
 
 def _captured(publisher: Any) -> bool:
     return "Captur" in type(publisher).__name__
 
 
-def _write(name: str, text: str) -> None:
-    stream = sys.stderr if name == "stderr" else sys.stdout
+def _write(stream: Any, text: str) -> None:
     stream.write(text)
     stream.flush()
 

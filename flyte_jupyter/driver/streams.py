@@ -9,6 +9,7 @@ the run ends. So neither a million lines nor a runaway loop can freeze a page or
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -75,7 +76,8 @@ class RunText:
         if self._fd < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
             self._fd = os.open(self._path, flags, 0o600)
-        os.write(self._fd, text.encode(errors="backslashreplace"))
+        with contextlib.suppress(OSError):  # a full disk must not keep text from the notebook
+            os.write(self._fd, text.encode(errors="backslashreplace"))
 
     def _hide(self, stream: str, text: str) -> None:
         self._hidden_bytes += len(text)

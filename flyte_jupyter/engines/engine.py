@@ -91,7 +91,7 @@ class ClusterSpec:
     prepare: str = ""
     connect: str = ""
     retire: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # it may hold secrets
 
     def role(self, name: str) -> Role | None:
         """Return the role of that name, if the cluster has one."""

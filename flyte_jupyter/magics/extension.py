@@ -89,7 +89,8 @@ class FlyteMagics(Magics):
         """Complete a line of one of the magics."""
         from flyte_jupyter.magics.completion import completions
 
-        del shell
+        if getattr(shell, "_flyte_jupyter", None) is not self:
+            return []  # unloaded: IPython keeps its hooks
         return completions(self.session, event.line, event.symbol)
 
     def close(self) -> None:
@@ -113,7 +114,7 @@ def load(shell: Any) -> None:
         return  # a driver has magics of its own that refuse
     magics = FlyteMagics(shell)
     shell.register_magics(magics)
-    if magics.config_object.prewarm:
+    if magics.config_object.prewarm and magics.config_object.start_method != "spawn":
         magics.watcher.install()
     shell._flyte_jupyter = magics
     shell.configurables.append(magics.config_object)

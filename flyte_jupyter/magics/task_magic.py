@@ -212,6 +212,9 @@ class TaskMagic:
                 self._shell.push({options.bg: run})
                 return None
             return run
+        if run.done:  # from the cache: nothing was started
+            self._shell.push(run.outputs)
+            return None
         progress = StartProgress(
             self._session.clusters[environment.name], self._session.config.progress_after
         )

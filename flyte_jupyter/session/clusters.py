@@ -88,7 +88,11 @@ class Cluster:
             "local_roots": [os.getcwd(), *(p for p in sys.path if p)],  # noqa: PTH109
         }
         launch = DriverLaunch(key, settings, os.getcwd(), tuple(sys.path))  # noqa: PTH109
-        await self._backend.create(self.id, spec, launch)
+        try:
+            await self._backend.create(self.id, spec, launch)
+        except BaseException:
+            self.state = "stopped"
+            raise
 
     def take(self, status: ClusterStatus) -> None:
         """Learn of a change; called by the backend's listener on the session's loop."""
@@ -109,15 +113,18 @@ class Cluster:
 
     def _fail(self, status: ClusterStatus) -> None:
         """Note why, with the last lines of what the culprit wrote, while its log is there."""
-        was_ready = bool(self.ready_after)
         self.state, self.reason = "failed", status["reason"]
         words = self.last_words(status["reason"].partition(" ")[0])
         if words:
             self.reason += f"\n{words}"
-        kind = ClusterLost if was_ready else ClusterError
-        what = "was lost" if was_ready else "did not start"
-        self._lose(kind(f"the cluster of {self.name} {what}", seen=self.reason, fix=_AGAIN))
+        self._lose(self._failure())
         self.on_dead(self)
+
+    def _failure(self) -> ClusterError:
+        kind, what = (
+            (ClusterLost, "was lost") if self.ready_after else (ClusterError, "did not start")
+        )
+        return kind(f"the cluster of {self.name} {what}", seen=self.reason, fix=_AGAIN)
 
     def last_words(self, member: str) -> str:
         """Return the last lines of a member's log, or of the zygote's if it wrote none."""
@@ -186,19 +193,24 @@ class Cluster:
 
     def _not_started(self) -> ClusterError:
         if self.state == "failed":
-            return ClusterError(
-                f"the cluster of {self.name} did not start", seen=self.reason, fix=_AGAIN
-            )
+            return self._failure()
         return ClusterError(f"the cluster of {self.name} was taken down", fix=_AGAIN)
 
     async def client(self) -> DriverClient:
         """Return a connection to the present driver."""
         address = self._backend.address(self.id)
         if self._client is None:
-            client = DriverClient(address.connection)
+            self._client = client = DriverClient(address.connection)
             self._generation = address.generation
-            self._client = client
-            await client.connect()
+            try:
+                await client.connect()
+            except BaseException:
+                if self._client is client:
+                    self._client = None
+                client.close()
+                raise
+        if self._client is None:
+            raise DriverLost(f"the driver of {self.name} ended", fix="Run the cell again.")
         return self._client
 
     async def restart_driver(self) -> None:

@@ -17,6 +17,7 @@ from flyte_jupyter.driver.transfer import Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import (
     ClusterError,
+    ClusterLost,
     DriverLost,
     FlyteJupyterError,
     RemoteError,
@@ -114,6 +115,7 @@ class Execution:
         for left in range(self.run.task.retries, -1, -1):
             await self._reach_cluster()
             async with self.cluster.turn:
+                await self._reach_cluster()  # again: it may have gone while this run waited
                 if self._interrupted:
                     raise asyncio.CancelledError
                 if used or packed_for not in ("", self.cluster.driver):
@@ -123,8 +125,9 @@ class Execution:
                 used = True
                 try:
                     await self._attempt(parcel)
-                except Exception:
-                    if not left or self._timed_out:
+                except Exception as error:
+                    gone = isinstance(error, ClusterLost)
+                    if not left or gone or self._timed_out or self._interrupted:
                         raise
                     note = f"{self.run.id} failed; {left} more attempts.\n"
                     self._sink.stream("stderr", note)
@@ -172,6 +175,7 @@ class Execution:
 
     def _on_mapped(self, parcel: Parcel) -> None:
         parcel.confirm()
+        self.run.record.keep_log(self.cluster.folder)
         self._mapped = True
         if self._interrupt_waits:
             self._interrupt_driver()
@@ -203,9 +207,11 @@ class Execution:
     def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
         if reply["status"] == "error":
             raise self._error(reply, buffers)
-        outputs = dict(transfer.unpack(reply["outputs"], buffers))
-        if reply["outputs"]["segments"]:
-            client.tidy({"received": self.run.id})
+        try:
+            outputs = dict(transfer.unpack(reply["outputs"], buffers))
+        finally:
+            if reply["outputs"]["segments"]:
+                client.tidy({"received": self.run.id})
         home = _Home(self.cluster, client, self._owner)
         for name, info in reply["refs"].items():
             outputs[name] = Ref(info, home, self.environment.name)

@@ -77,7 +77,8 @@ class Runner:
 
     def submit(self, environment: Environment, task: CellTask, console: Console) -> Run:
         """Start a run; `Session.submit` says more."""
-        key = self._cache.key(environment.declared, task)
+        with self.local_modules.travelling_by_value():
+            key = self._cache.key(environment.declared, task)
         if key and (cached := self._cache.read(environment.declared, key)):
             run = self._from_cache(environment, task, *cached)
         else:

@@ -84,6 +84,7 @@ class RunRecord:
         self.error = ""
         self.attempts = 0
         self.started = self.ended = 0.0
+        self._log_path: Path | None = None
         self._log_fd = -1
 
     def __del__(self) -> None:
@@ -99,11 +100,14 @@ class RunRecord:
 
     def keep_log(self, folder: Path | None) -> None:
         """Hold on to the run's log: an open file outlives the cluster's folder, but not us."""
-        if folder is None or self._log_fd >= 0:
-            return
-        path = folder / "logs" / f"run-{self.id}.log"
-        with contextlib.suppress(OSError):
-            self._log_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if folder is not None:
+            self._log_path = folder / "logs" / f"run-{self.id}.log"
+            self._open_log()
+
+    def _open_log(self) -> None:
+        if self._log_fd < 0 and self._log_path is not None:
+            with contextlib.suppress(OSError):  # nothing has been printed yet
+                self._log_fd = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
 
     def log(self, last: int = 0) -> str:
         """Return the text that the run has printed, in full.
@@ -113,6 +117,7 @@ class RunRecord:
         last
             Only so many bytes from the end; 0 for all.
         """
+        self._open_log()
         if self._log_fd < 0:
             return ""
         size = os.fstat(self._log_fd).st_size
@@ -153,6 +158,8 @@ class Run:
         self.outputs: dict[str, Any] = {}
         self._controls = controls
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        # Who stops awaiting a run must not end it: a future that runs cannot be cancelled.
+        self._future.set_running_or_notify_cancel()
         self._on_success: Callable[[], None] | None = None
         self._on_done: list[Callable[[], None]] = []
 

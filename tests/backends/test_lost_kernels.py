@@ -18,6 +18,8 @@ from tests import leaks
 
 HERE = Path(__file__).parent
 
+OURS = f"{runtime_folder._place()}abcd"
+
 
 def gone(pids):
     assert leaks.until(lambda: not any(map(alive, pids)))
@@ -102,8 +104,8 @@ def test_a_sweep_leaves_alone_what_has_an_owner(kernel):
 
 def test_a_sweep_counts_folders_and_leaves_a_living_supervisor_its_own():
     root = runtime_folder.parent()
-    dead = [root / f"99999999-{number}-abcdef" for number in (1, 2)]
-    tended = root / "99999999-3-abcdef"
+    dead = [root / f"99999999-{number}-{OURS}" for number in (1, 2)]
+    tended = root / f"99999999-3-{OURS}"
     for path in (*dead, tended):
         path.mkdir(mode=0o700)
     pid = os.getpid()
@@ -119,7 +121,7 @@ def test_a_sweep_counts_folders_and_leaves_a_living_supervisor_its_own():
 
 
 def test_a_sweep_finds_orphans_by_their_mark_alone(tmp_path):
-    folder = runtime_folder.parent() / "99999999-4-abcdef"
+    folder = runtime_folder.parent() / f"99999999-4-{OURS}"
     folder.mkdir(mode=0o700)
     env = {**os.environ, processes.MARK: folder.name}
     subprocess.run([sys.executable, "-c", ESCAPE, str(tmp_path / "escaped")], env=env, check=True)

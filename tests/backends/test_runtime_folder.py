@@ -14,6 +14,9 @@ import pytest
 from flyte_jupyter.backends.local import processes, runtime_folder
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 
+HERE = f"{runtime_folder._place()}abcd"
+ELSEWHERE = f"{int(runtime_folder._place(), 16) ^ 1:04x}abcd"
+
 
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
@@ -31,7 +34,7 @@ def test_the_name_says_which_process_owns_it(runtime):
     folder = runtime_folder.new()
     pid, start, token = folder.path.name.split("-")
     assert (int(pid), int(start)) == (os.getpid(), processes.start_stamp(os.getpid()))
-    assert len(token) == 6
+    assert len(token) == 8
     assert folder.mark == folder.path.name
     assert folder.path.parent == runtime / "flyte"
     assert folder.kernel_alive
@@ -57,11 +60,11 @@ def test_a_folder_that_is_made_knows_its_supervisor_and_is_private(runtime):
 
 def test_the_owner_of_a_name_is_told_from_a_later_process_of_the_same_pid(runtime):
     stamp = processes.start_stamp(os.getpid())
-    assert RuntimeFolder(runtime / f"{os.getpid()}-{stamp}-abcdef").kernel_alive
-    assert not RuntimeFolder(runtime / f"{os.getpid()}-{stamp - 1}-abcdef").kernel_alive
+    assert RuntimeFolder(runtime / f"{os.getpid()}-{stamp}-{HERE}").kernel_alive
+    assert not RuntimeFolder(runtime / f"{os.getpid()}-{stamp - 1}-{HERE}").kernel_alive
     assert not RuntimeFolder(runtime / "not-a-name").kernel_alive
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    folder = RuntimeFolder(runtime / f"{child.pid}-{processes.start_stamp(child.pid)}-abcdef")
+    folder = RuntimeFolder(runtime / f"{child.pid}-{processes.start_stamp(child.pid)}-{HERE}")
     assert folder.kernel_alive
     child.communicate(b"\n")
     assert not folder.kernel_alive
@@ -77,9 +80,15 @@ def test_a_torn_supervisor_file_means_that_there_is_none(runtime, text):
 
 def test_only_folders_of_clusters_are_listed(runtime):
     root = runtime_folder.parent()
-    for name in ("123-456-abcdef", "123-456-abcde", "x-456-abcdef", "notes"):
+    for name in (
+        f"123-456-{HERE}",
+        f"123-456-{HERE}0",
+        f"x-456-{HERE}",
+        "notes",
+        f"123-456-{ELSEWHERE}",
+    ):
         (root / name).mkdir()
-    assert [folder.path.name for folder in runtime_folder.existing()] == ["123-456-abcdef"]
+    assert [folder.path.name for folder in runtime_folder.existing()] == [f"123-456-{HERE}"]
 
 
 def test_a_path_too_long_for_sockets_falls_back_to_the_temporary_folder(runtime, monkeypatch):
@@ -88,7 +97,7 @@ def test_a_path_too_long_for_sockets_falls_back_to_the_temporary_folder(runtime,
     root = runtime_folder.parent()
     assert root == runtime / f"flyte-jupyter-{os.getuid()}"
     assert mode(root) == 0o700
-    longest = root / "4194304-100000000000-ffffff" / "d1000-5"
+    longest = root / "4194304-100000000000-ffffffff" / "d1000-children"
     assert len(os.fsencode(longest)) <= 103
 
 

@@ -73,12 +73,14 @@ class LocalBackend:
         """Begin to start a cluster, unless one of that name is there."""
         if name in self._clusters:
             return
-        supervisor = warm.take(spec.env) if self._method == "fork" else None
+        supervisor = None
+        if self._method == "fork":
+            supervisor = await asyncio.to_thread(warm.take, spec.env)
         try:
             supervisor = supervisor or Supervisor.start()
         except OSError as error:
             raise ClusterError(
-                f"the supervisor of {name} cannot be started", seen=str(error)
+                f"the supervisor of {name.partition('#')[0]} cannot be started", seen=str(error)
             ) from None
         folder, process = supervisor.folder, supervisor.process
         reader, writer = await asyncio.open_connection(sock=supervisor.sock, limit=2**26)

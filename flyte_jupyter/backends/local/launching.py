@@ -86,6 +86,8 @@ class Supervisor:
 
     def end(self) -> None:
         """Let it go, and wait until it has gone."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)  # a forked child may hold a copy of it
         self.sock.close()
         self.process.wait()
         if self.process.stderr:

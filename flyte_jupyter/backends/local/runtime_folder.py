@@ -7,7 +7,9 @@ owner was killed.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -18,9 +20,9 @@ from pathlib import Path
 
 from flyte_jupyter.backends.local import processes
 
-_NAME = re.compile(r"(?P<pid>\d+)-(?P<start>\d+)-(?P<token>[0-9a-f]{6})")
+_NAME = re.compile(r"(?P<pid>\d+)-(?P<start>\d+)-(?P<token>[0-9a-f]{8})")
 _SOCKET_PATH_LIMIT = 100  # a Unix socket's path ends at 107 bytes on Linux, 103 on macOS
-_LONGEST_NAME = len("/4194304-100000000000-ffffff/d1000-5")
+_LONGEST_NAME = len("/4194304-100000000000-ffffffff/d1000-children")
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,29 @@ class RuntimeFolder:
 def new() -> RuntimeFolder:
     """Name a folder for a cluster of this process; its supervisor creates it."""
     pid = os.getpid()
-    return RuntimeFolder(parent() / f"{pid}-{processes.start_stamp(pid)}-{secrets.token_hex(3)}")
+    token = _place() + secrets.token_hex(2)
+    return RuntimeFolder(parent() / f"{pid}-{processes.start_stamp(pid)}-{token}")
 
 
 def existing() -> list[RuntimeFolder]:
-    """Return the folders of all clusters of this user, also of other kernels."""
+    """Return the folders of this user's clusters, also of other kernels, but not of other machines.
+
+    A home folder may be shared by machines and containers, whose pids mean nothing here.
+    """
     root = parent()
     if not root.is_dir():
         return []
-    return [RuntimeFolder(path) for path in root.iterdir() if _NAME.fullmatch(path.name)]
+    folders = [path for path in root.iterdir() if _NAME.fullmatch(path.name)]
+    return [RuntimeFolder(p) for p in folders if p.name.rpartition("-")[2].startswith(_place())]
+
+
+def _place() -> str:
+    """Return four digits that tell where a pid means something: the machine, and the container."""
+    try:
+        pids = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - a link that leads nowhere
+    except OSError:
+        pids = 0
+    return hashlib.sha256(f"{platform.node()} {pids}".encode()).hexdigest()[:4]
 
 
 def parent() -> Path:

@@ -143,9 +143,12 @@ class Interruptible:
 
     async def run(self, coroutine: Any) -> Any:
         """Run to the end, or raise KeyboardInterrupt."""
-        self._task = asyncio.ensure_future(coroutine)
+        # First the handler: a task that an interrupt leaves behind here would run by itself later.
         previous = signal.signal(signal.SIGINT, self._on_signal)
         try:
+            self._task = asyncio.ensure_future(coroutine)
+            if self.interrupted:
+                self._task.cancel()
             return await self._task
         except asyncio.CancelledError:
             if self.interrupted:

@@ -206,25 +206,34 @@ class TaskMagic:
         ask = None if background else self._asker()
         sink = NotebookSink(self._shell, self._count())
         run = self._session.submit(environment.declared, task, sink=sink, ask=ask)
-        self._note(request.found.binds, (*task.returns, *task.keeps), environment.name)
-        if background:
-            if options.bg:
-                self._shell.push({options.bg: run})
-                return None
-            return run
-        if run.done:  # from the cache: nothing was started
-            self._shell.push(run.outputs)
-            return None
-        progress = StartProgress(
-            self._session.clusters[environment.name], self._session.config.progress_after
-        )
         try:
-            self._session.wait(run, progress.tick)
-        finally:
-            progress.finish()
+            self._note(request.found.binds, (*task.returns, *task.keeps), environment.name)
+            if background:
+                return self._hand_over(run, options.bg)
+            self._see_through(run, environment.name)
+        except KeyboardInterrupt:
+            run.cancel()  # nobody waits for it any more
+            raise
+        return None
+
+    def _hand_over(self, run: Run, name: str) -> Run | None:
+        """Give the user a run that goes on in the background."""
+        if not name:
+            return run
+        self._shell.push({name: run})
+        return None
+
+    def _see_through(self, run: Run, environment: str) -> None:
+        """Wait for a run in the foreground and bind what it returned."""
+        if not run.done:  # else it came from the cache, and nothing was started
+            cluster = self._session.clusters[environment]
+            progress = StartProgress(cluster, self._session.config.progress_after)
+            try:
+                self._session.wait(run, progress.tick)
+            finally:
+                progress.finish()
         self._shell.push(run.outputs)
         run.outputs = {}  # they are the notebook's now, to keep or to let go
-        return None
 
     def _asker(self) -> Callable[[str, bool], str] | None:
         kernel = getattr(self._shell, "kernel", None)

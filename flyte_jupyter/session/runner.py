@@ -131,7 +131,11 @@ class Runner:
         execution = Execution(run, cluster, console.sink or TextSink(), console.ask, self)
         self._executions[run.id] = execution
         run.on_done(lambda: self._forget(run))
-        self._loop.submit(execution.perform(parcel))
+        try:
+            self._loop.submit(execution.perform(parcel))
+        except KeyboardInterrupt:
+            self.cancel(run)
+            raise
         return run
 
     def _forget(self, run: Run) -> None:

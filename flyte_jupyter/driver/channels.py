@@ -45,7 +45,10 @@ class Channel:
             return
         # It is also told once for many messages; each has a turn, so that a flood blocks nothing.
         self._loop.call_soon(self._read)
-        _, message = self._channel.session.recv(self._socket)
+        try:
+            _, message = self._channel.session.recv(self._socket)
+        except ValueError:
+            return  # not signed with this driver's key
         if message is not None:
             self._receive(message)
 

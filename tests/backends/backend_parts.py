@@ -98,6 +98,7 @@ async def run_code(client, code, returns=(), **inputs):
         "inputs": parcel.header,
         "returns": list(returns),
         "keeps": [],
+        "cells": {},
         "allow_stdin": False,
         "cwd": os.getcwd(),
     }

@@ -28,7 +28,7 @@ unit: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 notebooks: $(VENV)/.test
-	cd notebooks && ../$(BIN)/python -m pytest -c nbval.ini --nbval --nbval-sanitize-with nbval.cfg .
+	cd notebooks && $(abspath $(BIN))/python -m pytest -c nbval.ini --nbval --nbval-sanitize-with nbval.cfg .
 
 bench: $(VENV)/.test  ## print the table of figures, peers beside us
 	$(BIN)/python -m tests.bench

@@ -36,6 +36,11 @@ class MemberStatus(TypedDict):
     """Name of its log, for `Backend.log`."""
 
 
+def member_id(role: str, index: int) -> str:
+    """Return what a member is called in lists, logs and messages: ``worker-2``."""
+    return role if role == DRIVER else f"{role}-{index}"
+
+
 class ClusterStatus(TypedDict):
     """All there is to know of a cluster, at one moment."""
 
@@ -91,6 +96,12 @@ class Backend(Protocol):
 
     async def delete(self, name: str) -> None:
         """Take a cluster down and return when nothing of it is left; no-op if there is none."""
+
+    def dismiss(self, name: str) -> None:
+        """Let a cluster that has failed go: its logs have been read."""
+
+    async def close(self) -> None:
+        """Take every cluster down, and wait for those that have failed to be gone."""
 
     def address(self, name: str) -> DriverAddress:
         """Say where the present driver listens."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from flyte_jupyter.session import Session
 from flyte_jupyter.session.environments import declared_in
@@ -72,13 +71,3 @@ def environment_names(session: Session) -> list[str]:
 
 def _has_positional(words: list[str]) -> bool:
     return any(not word.startswith("-") for word in words)
-
-
-def hook(session: Session) -> Any:
-    """Return a completer for `IPython.core.hooks`; IPython calls it with the shell and an event."""
-
-    def complete(shell: Any, event: Any) -> list[str]:
-        del shell
-        return completions(session, event.line, event.symbol)
-
-    return complete

@@ -18,7 +18,6 @@ from flyte_jupyter.errors import UsageError
 from flyte_jupyter.magics.arguments import HelpShown
 
 _COMPLETED = ("%flyte", "%%flyte_task")
-_IN_DRIVER = "FLYTE_JUPYTER_CLUSTER"
 
 
 @magics_class
@@ -110,7 +109,9 @@ def _report(line: str) -> None:
 
 def load(shell: Any) -> None:
     """Add the magics to a shell."""
-    if _IN_DRIVER in os.environ:
+    from flyte_jupyter.backends.local.processes import MARK
+
+    if MARK in os.environ:
         return  # a driver has magics of its own that refuse
     magics = FlyteMagics(shell)
     shell.register_magics(magics)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flyte_jupyter.backends.backend import DRIVER
+from flyte_jupyter.backends.backend import DRIVER, member_id
 from flyte_jupyter.engines.registry import engine_named
 from flyte_jupyter.errors import ClusterError, UsageError
 from flyte_jupyter.magics.arguments import MagicParser, count, workers
@@ -189,7 +189,7 @@ def _status(session: Session, options: argparse.Namespace) -> Any:
 def _status_of(cluster: Cluster) -> Table:
     rows = [
         (
-            m["role"] if m["role"] == DRIVER else f"{m['role']}-{m['index']}",
+            member_id(m["role"], m["index"]),
             m["state"],
             str(m["pid"]),
             str(m["generation"] - 1) if m["generation"] > 1 else "",

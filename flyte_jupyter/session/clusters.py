@@ -21,6 +21,7 @@ from flyte_jupyter.backends.backend import (
     DriverLaunch,
     MemberStatus,
     State,
+    member_id,
 )
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver.client import DriverClient
@@ -341,7 +342,7 @@ _AGAIN = "The next cell in this environment starts it anew."
 
 
 def _id(member: MemberStatus) -> str:
-    return member["role"] if member["role"] == DRIVER else f"{member['role']}-{member['index']}"
+    return member_id(member["role"], member["index"])
 
 
 def _on_loop_clock(moment: float) -> float:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from flyte_jupyter.backends.backend import Backend, ClusterStatus
-from flyte_jupyter.backends.local.backend import LocalBackend
+from flyte_jupyter.backends.local.backend import LocalBackend, new_key
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.engines.engine import ClusterSpec, Role
 from flyte_jupyter.session.clusters import Cluster
@@ -66,7 +65,7 @@ class Provisioner:
             await before.stop()
         cluster.on_dead = self._dismiss
         self.clusters[cluster.name] = self._by_id[cluster.id] = cluster
-        await cluster.start(spec, secrets.token_hex(32))
+        await cluster.start(spec, new_key())
 
     def is_in_line(self, cluster: Cluster, environment: Environment) -> bool:
         """Tell whether a running cluster is what its environment declares now; from any thread."""
@@ -101,8 +100,7 @@ class Provisioner:
 
     def _dismiss(self, cluster: Cluster) -> None:
         """Let the supervisor of a failed cluster go: its logs have been read."""
-        if isinstance(self._backend, LocalBackend):
-            self._backend.dismiss(cluster.id)
+        self.backend.dismiss(cluster.id)
 
     async def stop(self, clusters: Iterable[Cluster]) -> None:
         """Take clusters down, all at once, and wait until nothing of them is left."""
@@ -111,7 +109,7 @@ class Provisioner:
     async def close(self) -> None:
         """Take everything down, and wait also for what has failed and is on its way out."""
         await self.stop(c for c in self.clusters.values() if c.running or c.state == "stopping")
-        if isinstance(self._backend, LocalBackend):
+        if self._backend is not None:
             await self._backend.close()
 
     async def scale(self, cluster: Cluster, replicas: int, wait: float) -> None:

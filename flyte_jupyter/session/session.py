@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flyte_jupyter.backends.local.sweep import sweep
 from flyte_jupyter.cells.local_modules import LocalModules
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver.relay import Sink
@@ -253,10 +252,6 @@ class Session:
         self._runner.transform = transform
 
     # -- the end ----------------------------------------------------------------------------
-
-    def sweep(self) -> str:
-        """Remove what killed sessions left behind; returns a line about it, or nothing."""
-        return sweep()
 
     def close(self) -> None:
         """Take everything down. Safe to call again; the session can be used again afterwards."""

@@ -76,11 +76,6 @@ class LocalMember:
             self._changed.wait_for(lambda: self._facts.get(role))
             return self._facts[role][0]
 
-    def facts(self) -> dict[str, list[dict[str, Any]]]:
-        """Return what every ready member said of itself, as far as it is known here."""
-        with self._changed:
-            return dict(self._facts)
-
     def _follow(self) -> None:
         with contextlib.suppress(OSError):
             for message in self._channel:

@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flyte_jupyter.backends.backend import DRIVER, ClusterStatus, MemberStatus, State
+from flyte_jupyter.backends.backend import (
+    DRIVER,
+    ClusterStatus,
+    MemberStatus,
+    State,
+    member_id,
+)
 from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
 
 _START_ATTEMPTS = 3
@@ -38,7 +44,7 @@ class Record:
     @property
     def id(self) -> str:
         """Name of this very process: ``worker-2``; a replacement has the same."""
-        return f"{self.role.name}-{self.index}" if self.role.name != DRIVER else DRIVER
+        return member_id(self.role.name, self.index)
 
     def status(self) -> MemberStatus:
         """Return what is told of it."""

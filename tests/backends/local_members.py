@@ -27,7 +27,7 @@ def serve(member):
 def follow(member):
     """Wait for a `serve` member first."""
     first = member.wait_for("server")
-    member.ready(server=first["pid"], every=len(member.facts()["server"]))
+    member.ready(server=first["pid"])
     threading.Event().wait()
 
 

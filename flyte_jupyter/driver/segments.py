@@ -21,6 +21,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from flyte_jupyter.driver.aside import give_back
 from flyte_jupyter.driver.mapping import FilePart, map_private
 from flyte_jupyter.errors import FlyteJupyterError
 
@@ -146,7 +147,7 @@ class OpenSegment:
 
     def __init__(self, record: SegmentRecord) -> None:
         self._fd = _open_recorded(record)
-        self._closing = weakref.finalize(self, os.close, self._fd)
+        self._closing = weakref.finalize(self, give_back, record["size"], os.close, self._fd)
         self._users = 1
         self._whole: memoryview | None = None
         self.size = record["size"]

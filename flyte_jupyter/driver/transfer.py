@@ -123,7 +123,8 @@ def unpack(
         if kept is None:
             kept = KeptBuffers()
             opened.callback(kept.clear)
-        kept.forget(header.get("forget", ()))
+        # In the end, whatever happens: giving memory back takes as long as all the rest.
+        opened.callback(kept.forget, header.get("forget", ()))
         segments: list[OpenSegment] = []
         for record in header["segments"]:
             segments.append(OpenSegment(record))

@@ -14,15 +14,15 @@ _IN = "%%flyte_task plain_env\nx[::512].sum()"
 _KEEP = "%%flyte_task plain_env -r kept\nimport numpy\nkept = numpy.full(2**27, {number})"
 _OUT = "%%flyte_task plain_env -o y\ny = kept"
 _READ = "y[::512].sum()"
-_PUSH = 'view.push({"x": x}, block=True)'
+_PUSH = 'view.push({"x": x}, block=True)\nview.execute("x[::512].sum()", block=True)'
 _PULL = 'y = view.pull("x", block=True)'
 
 
 def transfer(quick: bool) -> list[Row]:
     """Time 1 GiB of NumPy into a task and out of one, against ipyparallel's push and pull.
 
-    Ours ends when the receiver has read from every page of the array, since it is mapped and not
-    copied; the peer's when push or pull returns. Every array sent is a changed one, but for one
+    Both end when the receiver has read from every page of the array, for ours is mapped there and
+    not copied. Every array sent is a changed one, but for one
     row. Peak memory is sampled in a run of its own, over kernel, cluster and shared memory; what
     was there before does not count: the copy that the receiver ends up with is 1 of the data.
 
@@ -59,7 +59,7 @@ def _ours(notebook: Notebook, number: int) -> Iterator[tuple[str, float]]:
 
 def _peers(notebook: Notebook) -> Iterator[tuple[str, float]]:
     yield "push", _timed(notebook, _PUSH)
-    yield "pull", _timed(notebook, _PULL)
+    yield "pull", _timed(notebook, _PULL, _READ)
     notebook.run("del y; client.purge_everything()")
 
 
@@ -87,7 +87,7 @@ def _memory() -> list[Row]:
     with Notebook() as notebook, ipyparallel_engine(notebook):
         notebook.run(_MAKE)
         push = _growth(notebook, _PUSH)
-        pull = _growth(notebook, _PULL)
+        pull = _growth(notebook, _PULL, _READ)
     return [
         _against_memory("peak memory of 1 GiB in, of the data", ours_in, push, "push"),
         _against_memory("peak memory of 1 GiB out, of the data", ours_out, pull, "pull"),

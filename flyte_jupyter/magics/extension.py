@@ -7,6 +7,7 @@ magic. A left-over of a killed session is looked for at once, since that costs o
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -17,7 +18,8 @@ from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.magics.arguments import HelpShown
 
-_COMPLETED = ("%flyte", "%%flyte_task")
+_COMPLETED = tuple(rf"\s*{word}\b.*" for word in ("%flyte", "%%flyte_task"))
+"""Lines that are completed; as keys of IPython's completers they are this package's alone."""
 
 
 @magics_class
@@ -88,8 +90,7 @@ class FlyteMagics(Magics):
         """Complete a line of one of the magics."""
         from flyte_jupyter.magics.completion import completions
 
-        if getattr(shell, "_flyte_jupyter", None) is not self:
-            return []  # unloaded: IPython keeps its hooks
+        del shell
         return completions(self.session, event.line, event.symbol)
 
     def close(self) -> None:
@@ -113,6 +114,8 @@ def load(shell: Any) -> None:
 
     if MARK in os.environ:
         return  # a driver has magics of its own that refuse
+    if hasattr(shell, "_flyte_jupyter"):
+        return  # it is loaded, and what it has started is not to be lost
     magics = FlyteMagics(shell)
     shell.register_magics(magics)
     if magics.config_object.prewarm and magics.config_object.start_method != "spawn":
@@ -120,8 +123,8 @@ def load(shell: Any) -> None:
     shell._flyte_jupyter = magics
     shell.configurables.append(magics.config_object)
     shell.events.register("post_run_cell", magics.after_cell)
-    for word in _COMPLETED:
-        shell.set_hook("complete_command", magics.complete, re_key=rf"\s*{word}\b.*")
+    for line in _COMPLETED:
+        shell.set_hook("complete_command", magics.complete, re_key=line)
     _sweep()
 
 
@@ -144,8 +147,13 @@ def unload(shell: Any) -> None:
     magics.watcher.remove()
     magics.close()
     shell.events.unregister("post_run_cell", magics.after_cell)
-    for kind, name in (("line", "flyte"), ("cell", "flyte_task")):
+    for kind, name in (("line", "flyte"), ("line", "flyte_task"), ("cell", "flyte_task")):
         shell.magics_manager.magics[kind].pop(name, None)
-    if magics.config_object in shell.configurables:
-        shell.configurables.remove(magics.config_object)
+    shell.magics_manager.registry.pop(FlyteMagics.__name__, None)
+    for line in _COMPLETED:
+        # IPython has no word for it: hooks are kept by their compiled pattern.
+        shell.strdispatchers["complete_command"].regexs.pop(re.compile(line), None)
+    for configurable in (magics.config_object, magics):  # IPython adds magics by itself
+        if configurable in shell.configurables:
+            shell.configurables.remove(configurable)
     del shell._flyte_jupyter

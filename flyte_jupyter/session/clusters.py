@@ -7,15 +7,14 @@ import contextlib
 import html
 import itertools
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flyte_jupyter.backends.backend import (
     DRIVER,
-    START_LINE,
     Backend,
     ClusterStatus,
     DriverLaunch,
@@ -29,8 +28,8 @@ from flyte_jupyter.driver.transfer import SentBuffers
 from flyte_jupyter.engines.engine import ClusterSpec
 from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost
 from flyte_jupyter.session.environments import Environment
+from flyte_jupyter.session.last_words import last_words
 
-_TAIL = 12
 _numbers = itertools.count(1)
 
 
@@ -69,13 +68,15 @@ class Cluster:
 
     # -- life -------------------------------------------------------------------------------
 
-    async def start(self, spec: ClusterSpec, key: str) -> None:
+    async def start(self, spec: ClusterSpec, secrets: Mapping[str, str], key: str) -> None:
         """Begin to start, unless it runs; `ready` waits for the end of that.
 
         Parameters
         ----------
         spec
-            What to start.
+            What to start, and what is compared with later declarations.
+        secrets
+            Environment variables of every process that are passed on and not kept.
         key
             The key that signs the driver's messages.
         """
@@ -90,7 +91,8 @@ class Cluster:
         }
         launch = DriverLaunch(key, settings, os.getcwd(), tuple(sys.path))  # noqa: PTH109
         try:
-            await self._backend.create(self.id, spec, launch)
+            complete = replace(spec, env={**spec.env, **secrets})
+            await self._backend.create(self.id, complete, launch)
         except BaseException:
             self.state = "stopped"
             raise
@@ -131,10 +133,9 @@ class Cluster:
         """Return the last lines of a member's log, or of the zygote's if it wrote none."""
         for log in (f"{member}.log", "zygote.log"):
             text = self._backend.log(self.id, log)
-            generation = self._generation if member == DRIVER else 0
-            lines = _written_by(member, generation, text).strip().splitlines()
+            lines = last_words(member, self._generation if member == DRIVER else 0, text)
             if lines:
-                return "\n".join(f"  {log}: {line}" for line in _telling(lines))
+                return "\n".join(f"  {log}: {line}" for line in lines)
         return ""
 
     def _watch_driver(self) -> None:
@@ -318,24 +319,6 @@ class Cluster:
         engine = self.environment.engine.name
         about = f"{self.state}, {html.escape(self.summary())}"
         return f"<b>{html.escape(self.name)}</b> ({engine}): {about}"
-
-
-def _written_by(member: str, generation: int, text: str) -> str:
-    """Return what one generation of a process wrote to the log of all; the last one's otherwise."""
-    first, *rest = re.split(START_LINE.format(re.escape(member), r"(\d+)") + "\n", text)
-    sections = dict(zip(map(int, rest[::2]), rest[1::2], strict=True))
-    sections[min(sections, default=1) - 1] = first
-    return sections.get(generation, sections[max(sections)])
-
-
-def _telling(lines: list[str]) -> list[str]:
-    """Return the lines that say most: where Python crashed, or the last ones."""
-    crashes = [n for n, line in enumerate(lines) if line.startswith("Fatal Python error")]
-    if not crashes:
-        return lines[-_TAIL:]
-    stack = lines[crashes[-1] :]
-    shell = next((n for n, line in enumerate(stack) if "interactiveshell.py" in line), _TAIL)
-    return stack[: min(shell, _TAIL)]
 
 
 _AGAIN = "The next cell in this environment starts it anew."

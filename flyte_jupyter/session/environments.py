@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +13,7 @@ import cloudpickle
 
 from flyte_jupyter.engines.engine import ClusterSpec, Engine
 from flyte_jupyter.engines.registry import engine_for
-from flyte_jupyter.errors import EnvironmentNotFound, UsageError
+from flyte_jupyter.errors import EnvironmentNotFound
 
 
 @dataclass(frozen=True)
@@ -169,53 +167,3 @@ def find(name: str, namespace: Mapping[str, object], declared: Mapping[str, Any]
     else:
         fix = f"Declare one: {name} = flyte.TaskEnvironment(name={name!r}), or %flyte env {name}"
     raise EnvironmentNotFound(f"no environment is called {name!r}", fix=fix)
-
-
-def resolve_secrets(environment: Environment, resolver: str) -> dict[str, str]:
-    """Find the values of an environment's secrets, without asking anybody.
-
-    Each is looked up among the notebook's own environment variables, under the name that it will
-    have in the task and under its key; then the resolver is asked.
-
-    Parameters
-    ----------
-    environment
-        Whose secrets.
-    resolver
-        ``module:function``, called with group and key; empty for none.
-
-    Raises
-    ------
-    UsageError
-        A secret is nowhere to be found, or the resolver cannot be imported.
-    """
-    values: dict[str, str] = {}
-    for secret in environment.secrets():
-        if secret.as_env_var is None:
-            continue
-        keys = [secret.as_env_var, secret.key, secret.key.replace("-", "_").upper()]
-        value = next((os.environ[key] for key in keys if key in os.environ), None)
-        if value is None and resolver:
-            value = _ask(resolver, secret)
-        if value is None:
-            raise UsageError(
-                f"the secret {secret.key!r} of {environment.name} has no value",
-                fix=f"Set {secret.as_env_var} in the notebook's environment, "
-                "or configure FlyteJupyter.secret_resolver.",
-            )
-        values[secret.as_env_var] = value
-    return values
-
-
-def _ask(resolver: str, secret: Any) -> str | None:
-    module, _, function = resolver.partition(":")
-    try:
-        ask = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            "FlyteJupyter.secret_resolver cannot be used",
-            seen=str(error),
-            fix="It names a function as 'module:function'.",
-        ) from None
-    value: str | None = ask(secret.group, secret.key)
-    return value

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from flyte_jupyter.backends.backend import Backend, ClusterStatus
 from flyte_jupyter.backends.local.backend import LocalBackend, new_key
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.engines.engine import ClusterSpec, Role
 from flyte_jupyter.session.clusters import Cluster
-from flyte_jupyter.session.environments import Environment, resolve_secrets
+from flyte_jupyter.session.environments import Environment
+from flyte_jupyter.session.secret_values import resolve_secrets, secret_names
 
 
 class Provisioner:
     """Starts clusters, keeps them in line with their declarations, and takes them down.
 
-    Its coroutines run on the session's loop.
+    Its coroutines run on the session's loop. What starts a cluster is a plain function that returns
+    one: it asks for secrets before, on the thread that calls it, so that a resolver which blocks
+    keeps nobody else waiting, and an interrupt reaches it.
 
     Parameters
     ----------
@@ -51,46 +55,66 @@ class Provisioner:
         """Return a cluster that is declared and no more."""
         return Cluster(environment, self.backend, self._config)
 
-    async def start(self, cluster: Cluster) -> None:
-        """Begin to start a cluster.
+    def start(self, cluster: Cluster) -> Coroutine[Any, Any, None]:
+        """Return what begins to start a cluster, with the values that its secrets have now.
 
         Raises
         ------
         EngineError, UsageError, ClusterError
             It cannot be described or started.
         """
-        spec = self._spec(cluster.environment)
+        asked = _asked(cluster.environment)
+        return self._start(cluster, asked, self._secrets(cluster.environment))
+
+    async def _start(
+        self, cluster: Cluster, asked: ClusterSpec, secrets: Mapping[str, str]
+    ) -> None:
         before = self.clusters.get(cluster.name)
         if before is not None and before.state == "stopping":
             await before.stop()
         cluster.on_dead = self._dismiss
         self.clusters[cluster.name] = self._by_id[cluster.id] = cluster
-        await cluster.start(spec, new_key())
+        await cluster.start(asked, secrets, new_key())
 
     def is_in_line(self, cluster: Cluster, environment: Environment) -> bool:
         """Tell whether a running cluster is what its environment declares now; from any thread."""
-        if cluster.spec != self._spec(environment):
+        if cluster.spec != _asked(environment):
             return False
         cluster.environment = environment
         return True
 
-    async def bring_in_line(self, cluster: Cluster, environment: Environment) -> Cluster:
-        """Make a running cluster what its environment declares now.
+    def bring_in_line(
+        self, cluster: Cluster, environment: Environment
+    ) -> Coroutine[Any, Any, Cluster]:
+        """Return what makes a running cluster what its environment declares now.
 
         It is scaled if only the number of members differs, and started anew otherwise.
+
+        Raises
+        ------
+        EngineError, UsageError, ClusterError
+            It cannot be described or started; the cluster runs on as it was.
         """
-        spec, before = self._spec(environment), cluster.spec
-        if spec == before or (before and await _rescale(cluster, before, spec)):
-            cluster.environment = environment
-            return cluster
+        asked = _asked(environment)
+        if cluster.spec and _without_replicas(cluster.spec) == _without_replicas(asked):
+            return _rescale(cluster, environment, asked)
+        return self._renew(cluster, environment, asked, self._secrets(environment))
+
+    async def _renew(
+        self,
+        cluster: Cluster,
+        environment: Environment,
+        asked: ClusterSpec,
+        secrets: Mapping[str, str],
+    ) -> Cluster:
         self._report(f"{environment.name} is declared differently now: its cluster starts anew.")
         await cluster.stop()
         cluster = self.new(environment)
-        await self.start(cluster)
+        await self._start(cluster, asked, secrets)
         return cluster
 
-    def _spec(self, environment: Environment) -> ClusterSpec:
-        return environment.spec(resolve_secrets(environment, self._config.secret_resolver))
+    def _secrets(self, environment: Environment) -> dict[str, str]:
+        return resolve_secrets(environment, self._config.secret_resolver)
 
     def _on_status(self, name: str, status: ClusterStatus) -> None:
         if cluster := self._by_id.get(name):
@@ -131,15 +155,20 @@ class Provisioner:
         await cluster.ready()
 
 
-async def _rescale(cluster: Cluster, before: ClusterSpec, after: ClusterSpec) -> bool:
-    """Scale, if that is all there is between two descriptions; says whether it was."""
-    if _without_replicas(before) != _without_replicas(after):
-        return False
-    for role in after.roles:
-        if role.scalable:
-            await cluster.scale(role.replicas)
-    cluster.spec = after
-    return True
+def _asked(environment: Environment) -> ClusterSpec:
+    """Describe what an environment asks for, with the name of each secret for its value."""
+    return environment.spec(secret_names(environment))
+
+
+async def _rescale(cluster: Cluster, environment: Environment, asked: ClusterSpec) -> Cluster:
+    """Give a cluster as many members as are asked for now, unless it was asked for as many."""
+    if asked != cluster.spec:
+        for role in asked.roles:
+            if role.scalable:
+                await cluster.scale(role.replicas)
+        cluster.spec = asked
+    cluster.environment = environment
+    return cluster
 
 
 def _without_replicas(spec: ClusterSpec) -> ClusterSpec:

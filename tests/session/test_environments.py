@@ -1,12 +1,12 @@
-"""Environments: how they are found, what of them holds here, and their secrets."""
+"""Environments: how they are found, and what of them holds here."""
 
 from __future__ import annotations
 
 import flyte
 import pytest
 
-from flyte_jupyter.errors import EnvironmentNotFound, UsageError
-from flyte_jupyter.session.environments import Environment, declared_in, find, resolve_secrets
+from flyte_jupyter.errors import EnvironmentNotFound
+from flyte_jupyter.session.environments import Environment, declared_in, find
 
 
 @pytest.fixture
@@ -96,50 +96,3 @@ def test_the_processes_get_the_variables_and_secrets():
     declared = flyte.TaskEnvironment(name="e", env_vars={"A": "1", "B": "1"})
     spec = Environment.of(declared).spec({"B": "secret"})
     assert spec.env == {"A": "1", "B": "secret"}
-
-
-def secret_env(*secrets):
-    return Environment.of(flyte.TaskEnvironment(name="e", secrets=list(secrets)))
-
-
-def ask(group, key):
-    return {"api-key": "from the resolver", ("team", "grouped"): "no"}.get(key)
-
-
-def test_a_secret_comes_from_the_variable_that_it_becomes(monkeypatch):
-    monkeypatch.setenv("API_TOKEN", "s3cret")
-    environment = secret_env(flyte.Secret(key="api-key", as_env_var="API_TOKEN"))
-    assert resolve_secrets(environment, "") == {"API_TOKEN": "s3cret"}
-
-
-def test_a_secret_comes_from_a_variable_of_its_key(monkeypatch):
-    monkeypatch.setenv("API_KEY", "s3cret")
-    environment = secret_env(flyte.Secret(key="api-key", as_env_var="TOKEN_IN_TASK"))
-    assert resolve_secrets(environment, "") == {"TOKEN_IN_TASK": "s3cret"}
-
-
-def test_the_resolver_is_asked_for_what_the_environment_lacks():
-    environment = secret_env(flyte.Secret(key="api-key", as_env_var="FJ_TEST_TOKEN"))
-    assert resolve_secrets(environment, f"{__name__}:ask") == {"FJ_TEST_TOKEN": "from the resolver"}
-
-
-@pytest.mark.parametrize("resolver", ["", f"{__name__}:ask"])
-def test_a_secret_without_a_value_is_named_and_nothing_starts(resolver):
-    environment = secret_env(flyte.Secret(key="nowhere", as_env_var="FJ_TEST_NOWHERE"))
-    with pytest.raises(UsageError, match=r"'nowhere' of e has no value.*Set FJ_TEST_NOWHERE in"):
-        resolve_secrets(environment, resolver)
-
-
-@pytest.mark.parametrize("resolver", ["no_such_module:f", f"{__name__}:no_such_function", ":", "x"])
-def test_a_resolver_that_cannot_be_imported_is_a_usage_error(resolver):
-    environment = secret_env(flyte.Secret(key="nowhere", as_env_var="FJ_TEST_NOWHERE"))
-    with pytest.raises(UsageError, match="secret_resolver cannot be used"):
-        resolve_secrets(environment, resolver)
-
-
-def test_a_secret_of_one_word_is_a_variable(monkeypatch):
-    monkeypatch.setenv("MY_TOKEN", "s3cret")
-    declared = flyte.TaskEnvironment(name="e", secrets="MY_TOKEN")
-    (secret,) = Environment.of(declared).secrets()
-    assert secret.key == "MY_TOKEN"
-    assert set(resolve_secrets(Environment.of(declared), "").values()) <= {"s3cret"}

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from flyte_jupyter.backends.local import processes, runtime_folder
 from flyte_jupyter.backends.local.channel import Channel
+from flyte_jupyter.backends.local.python_process import start_python
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 
 DRIVER_PRELOAD = ("flyte_jupyter.driver.preload",)
@@ -64,25 +65,14 @@ class Supervisor:
         """
         folder = runtime_folder.new()
         environ = dict(os.environ)
-        ours, theirs = socket.socketpair()
-        try:
-            arguments = [str(theirs.fileno()), str(os.getpid()), str(folder.path)]
-            module = "flyte_jupyter.backends.local.supervisor"
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, *arguments],
-                pass_fds=[theirs.fileno()],
-                env={**environ, processes.MARK: folder.mark},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # else Ctrl-C and Jupyter's killpg would hit it too
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        return cls(folder, process, ours, environ)
+        process, sock = start_python(
+            "flyte_jupyter.backends.local.supervisor",
+            [str(os.getpid()), str(folder.path)],
+            {**environ, processes.MARK: folder.mark},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        return cls(folder, process, sock, environ)
 
     def end(self) -> None:
         """Let it go, and wait until it has gone."""

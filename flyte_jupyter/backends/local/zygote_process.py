@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flyte_jupyter.backends.local import processes
 from flyte_jupyter.backends.local.channel import Channel
+from flyte_jupyter.backends.local.python_process import start_python
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 
 
@@ -29,25 +27,21 @@ class ZygoteProcess:
     """
 
     def __init__(self, folder: RuntimeFolder, method: str, environ: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair()
         log_path = folder.path / "logs" / "zygote.log"
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        module = "flyte_jupyter.backends.local.zygote"
-        arguments = [str(theirs.fileno()), method, str(os.getpid())]
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
-            env={**os.environ, **environ, processes.MARK: folder.mark},
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        try:
+            process, sock = start_python(
+                "flyte_jupyter.backends.local.zygote",
+                [method, str(os.getpid())],
+                {**os.environ, **environ, processes.MARK: folder.mark},
+                stdout=log,
+                stderr=log,
+            )
+        finally:
+            os.close(log)
         self.pid = process.pid
         process.returncode = 0  # reaped with everybody else, in `processes.reap`
-        os.close(log)
-        theirs.close()
-        self.channel = Channel(ours)
+        self.channel = Channel(sock)
 
     def search(self, path: Sequence[str]) -> None:
         """Have it look for modules where the notebook does."""

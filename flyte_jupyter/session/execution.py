@@ -7,7 +7,7 @@ import contextlib
 import linecache
 import os
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from flyte_jupyter.driver import transfer
@@ -15,16 +15,12 @@ from flyte_jupyter.driver.client import DriverClient
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.driver.transfer import Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
-from flyte_jupyter.errors import (
-    ClusterError,
-    ClusterLost,
-    DriverLost,
-    FlyteJupyterError,
-    RemoteError,
-    TaskTimeout,
-)
+from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost, TaskTimeout
+from flyte_jupyter.session.beside import beside
 from flyte_jupyter.session.clusters import Cluster
-from flyte_jupyter.session.refs import Ref, packing_for
+from flyte_jupyter.session.packing import Packed, pack_for
+from flyte_jupyter.session.refs import Ref
+from flyte_jupyter.session.remote_errors import rebuild, with_traceback
 from flyte_jupyter.session.runs import Run
 
 
@@ -44,7 +40,7 @@ class Owner(Protocol):
 
 
 class _Home:
-    """What a ref knows of where it comes from; `runs.Home` says what it is for."""
+    """What a ref knows of where it comes from; `refs.Home` says what it is for."""
 
     def __init__(self, cluster: Cluster, client: DriverClient, owner: Owner) -> None:
         self._cluster, self._client, self._owner = cluster, client, owner
@@ -86,45 +82,51 @@ class Execution:
         self.run, self.cluster = run, cluster
         self.environment = cluster.environment
         self.calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.keep: Callable[[], Awaitable[None]] | None = None
+        """Keeps what the run returned, before anybody who waits for it is woken."""
         self._sink, self._ask, self._owner = sink, ask, owner
         self._task: asyncio.Task[Any] | None = None
+        self._keeping: asyncio.Future[None] | None = None
         self._client: DriverClient | None = None
         self._interrupted = self._timed_out = self._replaced = False
         self._mapped = self._interrupt_waits = False
         self._killer: asyncio.TimerHandle | None = None
 
-    async def perform(self, parcel: Parcel) -> None:
+    async def perform(self, packed: Packed) -> None:
         """See the run through to its end, whatever that is."""
         self._task = asyncio.current_task()
         try:
             if self._interrupted:  # before this coroutine took its first step
                 raise asyncio.CancelledError
-            await self._attempts(parcel)
+            await self._attempts(packed)
+            await self._keep_result()
             self.run.end("succeeded")
-        except (asyncio.CancelledError, KeyboardInterrupt) as stop:
-            self.run.end("cancelled", stop if isinstance(stop, KeyboardInterrupt) else _stopped())
+        except KeyboardInterrupt as stop:
+            self.run.end("cancelled", stop)
+        except asyncio.CancelledError:
+            stopped = KeyboardInterrupt("the run was stopped before it ran")
+            self.run.end("cancelled", with_traceback(stopped, []))
         except BaseException as error:  # noqa: BLE001 - it is the run's to raise, whatever it is
             self.run.end("failed", error)
         finally:
-            parcel.close()
+            packed.parcel.close()
             if self._killer:
                 self._killer.cancel()
 
-    async def _attempts(self, parcel: Parcel) -> None:
-        packed_for, used = self.cluster.driver, False
+    async def _attempts(self, packed: Packed) -> None:
+        used = False
         for left in range(self.run.task.retries, -1, -1):
             await self._reach_cluster()
             async with self.cluster.turn:
                 await self._reach_cluster()  # again: it may have gone while this run waited
                 if self._interrupted:
                     raise asyncio.CancelledError
-                if used or packed_for not in ("", self.cluster.driver):
-                    # What the driver before had is not there any more.
-                    parcel.close()
-                    parcel, packed_for = self._pack_again(), self.cluster.driver
+                if used or packed.driver not in ("", self.cluster.driver):
+                    packed.parcel.close()
+                    packed = await self._pack_again()
                 used = True
                 try:
-                    await self._attempt(parcel)
+                    await self._attempt(packed.parcel)
                 except Exception as error:
                     gone = isinstance(error, ClusterLost)
                     if not left or gone or self._timed_out or self._interrupted:
@@ -134,7 +136,7 @@ class Execution:
                 else:
                     return
                 finally:
-                    parcel.close()
+                    packed.parcel.close()
 
     async def _reach_cluster(self) -> None:
         self.run.record.state = "starting"
@@ -147,8 +149,29 @@ class Execution:
                     raise
         return await self.cluster.ready()
 
-    def _pack_again(self) -> Parcel:
-        return pack_for(self.cluster, self.run.task.values, self._owner.local_modules)
+    async def _pack_again(self) -> Packed:
+        """Pack for the present driver: what the one before had is not there any more."""
+        values, modules = self.run.task.values, self._owner.local_modules
+        while True:
+            packed = await beside(
+                lambda: pack_for(self.cluster, values, modules), lambda late: late.parcel.close()
+            )
+            try:
+                await self._reach_cluster()  # again: it may have gone while values were pickled
+                if packed.driver == self.cluster.driver:
+                    return packed
+            except BaseException:
+                packed.parcel.close()
+                raise
+            packed.parcel.close()
+
+    async def _keep_result(self) -> None:
+        # What an interrupt cut short may be half of a result.
+        if self.keep is None or self._interrupted:
+            return
+        self._keeping = asyncio.ensure_future(self.keep())
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keeping
 
     async def _attempt(self, parcel: Parcel) -> None:
         self._client = client = await self.cluster.client()
@@ -221,25 +244,17 @@ class Execution:
         if self._timed_out:
             return self._timeout_error()
         if self._interrupted and reply["ename"] == "KeyboardInterrupt":
-            return _with_traceback(KeyboardInterrupt(), reply["traceback"])
-        error: BaseException | None = None
-        with contextlib.suppress(Exception):
-            if reply["exception"]:
-                error = transfer.unpack(reply["exception"], buffers)["exception"]  # type: ignore[assignment]
-        if isinstance(error, FlyteJupyterError) and reply["where"] != "cell":
-            return error
-        if not isinstance(error, BaseException):
-            error = RemoteError(f"{reply['ename']}: {reply['evalue']}")
-        if isinstance(error, SystemExit):
-            # Raised here it would end a script; in the cell it ended the cell.
-            return RemoteError("the cell called sys.exit()", seen=f"exit code {error.code}")
-        return _with_traceback(error, reply["traceback"])
+            return with_traceback(KeyboardInterrupt(), reply["traceback"])
+        return rebuild(reply, buffers)
 
     # -- interrupts -------------------------------------------------------------------------
 
     def interrupt(self, at_once: bool) -> None:
         """Interrupt what runs; replace the driver if that has been ignored, or `at_once`."""
         if self.run.done:
+            return
+        if self._keeping:
+            self._keeping.cancel()  # the task itself has ended well
             return
         again, self._interrupted = self._interrupted, True
         if self.run.state != "running":
@@ -314,28 +329,3 @@ class Execution:
 
         self.calls.put(ask)
         return await answered
-
-
-def pack_for(cluster: Cluster, values: Mapping[str, object], local_modules: Any) -> Parcel:
-    """Pack values for the present driver of a cluster.
-
-    Raises
-    ------
-    CaptureError
-        One cannot be pickled, or is a ref of another driver.
-    """
-    with local_modules.travelling_by_value(), packing_for(cluster.driver):
-        return transfer.pack(values, sent=cluster.sent, folder=cluster.folder)
-
-
-def _stopped() -> KeyboardInterrupt:
-    return _with_traceback(KeyboardInterrupt("the run was stopped before it ran"), [])  # type: ignore[return-value]
-
-
-def _with_traceback(error: BaseException, lines: list[str]) -> BaseException:
-    """Have IPython show the remote traceback instead of this package's own frames."""
-    shown = lines or [f"{type(error).__name__}: {error}"]
-    with contextlib.suppress(AttributeError, TypeError):
-        error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]
-        error.remote_traceback = shown  # type: ignore[attr-defined]
-    return error

@@ -15,14 +15,15 @@ from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver import transfer
 from flyte_jupyter.driver.relay import Sink, TextSink
 from flyte_jupyter.driver.transfer import Parcel
-from flyte_jupyter.errors import CaptureError
-from flyte_jupyter.session.cache import CellCache
+from flyte_jupyter.session.cache import Cached, CellCache
 from flyte_jupyter.session.clusters import Cluster
 from flyte_jupyter.session.environments import Environment
 from flyte_jupyter.session.event_loop import EventLoopThread
-from flyte_jupyter.session.execution import Execution, pack_for
+from flyte_jupyter.session.execution import Execution
+from flyte_jupyter.session.packing import Packed, pack_for
 from flyte_jupyter.session.provisioning import Provisioner
 from flyte_jupyter.session.refs import Ref
+from flyte_jupyter.session.run_logs import keep_within_bounds
 from flyte_jupyter.session.runs import CellTask, Run, RunRecord
 
 _RUNS_KEPT = 200
@@ -73,22 +74,22 @@ class Runner:
         self.runs: deque[RunRecord] = deque(maxlen=_RUNS_KEPT)
         self._loop, self._clusters, self._report = loop, clusters, report
         self._executions: dict[str, Execution] = {}
+        self._cache = CellCache(config, self._to_python, report)
         self._named: set[tuple[str, int]] = set()
 
     def submit(self, environment: Environment, task: CellTask, console: Console) -> Run:
         """Start a run; `Session.submit` says more."""
         with self.local_modules.travelling_by_value():
-            key = self._cache.key(environment.declared, task)
-        if key and (cached := self._cache.read(environment.declared, key)):
-            run = self._from_cache(environment, task, *cached)
+            key, cached = self._cache.look_up(environment.declared, task)
+        if cached is not None:
+            run = self._from_cache(environment, task, cached)
         else:
-            run = self._execute(*self._place(environment, task), console)
-            if key:
-                run.on_success(lambda: self._keep(key, run))
+            run = self._execute(*self._place(environment, task), console, key)
         self.runs.append(run.record)
+        keep_within_bounds(record.printed for record in reversed(self.runs))
         return run
 
-    def _place(self, environment: Environment, task: CellTask) -> tuple[Cluster, CellTask, Parcel]:
+    def _place(self, environment: Environment, task: CellTask) -> tuple[Cluster, CellTask, Packed]:
         """Return the cluster that a task runs on, and the task packed for it."""
         cluster = self._clusters.running(environment)
         if cluster is not None:
@@ -98,15 +99,15 @@ class Runner:
             return cluster, *self._pack(cluster, task)
         # What cannot be pickled is said before a cluster is started for it.
         cluster = self._clusters.new(environment)
-        task, parcel = self._pack(cluster, task)
+        task, packed = self._pack(cluster, task)
         try:
             self._loop.run(self._clusters.start(cluster))
         except BaseException:
-            parcel.close()
+            packed.parcel.close()
             raise
-        return cluster, task, parcel
+        return cluster, task, packed
 
-    def _pack(self, cluster: Cluster, task: CellTask) -> tuple[CellTask, Parcel]:
+    def _pack(self, cluster: Cluster, task: CellTask) -> tuple[CellTask, Packed]:
         """Pack inputs; refs of other drivers are fetched, for only their own knows them."""
         foreign = {
             name: value.get()
@@ -115,9 +116,9 @@ class Runner:
         }
         if foreign:
             task = replace(task, values={**task.values, **foreign})
-        parcel = pack_for(cluster, task.values, self.local_modules)
-        self._name_large(parcel)
-        return task, parcel
+        packed = pack_for(cluster, task.values, self.local_modules)
+        self._name_large(packed.parcel)
+        return task, packed
 
     def _name_large(self, parcel: Parcel) -> None:
         """Say once of each large input that it travels."""
@@ -126,13 +127,17 @@ class Runner:
                 self._named.add((name, size))
                 self._report(f"`{name}` travels along: {human_size(size)}.")
 
-    def _execute(self, cluster: Cluster, task: CellTask, parcel: Parcel, console: Console) -> Run:
+    def _execute(
+        self, cluster: Cluster, task: CellTask, packed: Packed, console: Console, key: str = ""
+    ) -> Run:
         run = Run(task, cluster.name, self)
         execution = Execution(run, cluster, console.sink or TextSink(), console.ask, self)
+        if key:
+            execution.keep = lambda: self._cache.keep(key, run)
         self._executions[run.id] = execution
         run.on_done(lambda: self._forget(run))
         try:
-            self._loop.submit(execution.perform(parcel))
+            self._loop.submit(execution.perform(packed))
         except KeyboardInterrupt:
             self.cancel(run)
             raise
@@ -188,24 +193,15 @@ class Runner:
 
     # -- the cache --------------------------------------------------------------------------
 
-    @property
-    def _cache(self) -> CellCache:
-        return CellCache(self.config.cache_folder, self.config.cache_limit, self.transform)
+    def _to_python(self, cell: str) -> str:
+        return self.transform(cell)
 
-    def _keep(self, key: str, run: Run) -> None:
-        try:
-            self._cache.write(key, run.outputs)
-        except (OSError, CaptureError) as error:
-            self._report(f"{run.id}: its result is not cached: {error}")
-
-    def _from_cache(
-        self, environment: Environment, task: CellTask, outputs: dict[str, Any], made: str
-    ) -> Run:
+    def _from_cache(self, environment: Environment, task: CellTask, cached: Cached) -> Run:
         run = Run(task, environment.name, self)
-        run.outputs = outputs
+        run.outputs = cached.outputs
         run.end("cached")
         self._report(
-            f"{run.id}: the result of {made} is in {environment.name}'s cache; nothing ran."
+            f"{run.id}: the result of {cached.made} is in {environment.name}'s cache; nothing ran."
         )
         return run
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import html
 import itertools
-import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
+from flyte_jupyter.session.run_logs import RunLog
+
 RunState: TypeAlias = Literal[
     "queued", "starting", "running", "succeeded", "failed", "cancelled", "cached"
 ]
+_LONGEST_ERROR = 500
 _numbers = itertools.count(1)
 
 
@@ -84,12 +85,7 @@ class RunRecord:
         self.error = ""
         self.attempts = 0
         self.started = self.ended = 0.0
-        self._log_path: Path | None = None
-        self._log_fd = -1
-
-    def __del__(self) -> None:
-        if self._log_fd >= 0:
-            os.close(self._log_fd)
+        self.printed = RunLog(self.id)
 
     @property
     def seconds(self) -> float:
@@ -101,13 +97,7 @@ class RunRecord:
     def keep_log(self, folder: Path | None) -> None:
         """Hold on to the run's log: an open file outlives the cluster's folder, but not us."""
         if folder is not None:
-            self._log_path = folder / "logs" / f"run-{self.id}.log"
-            self._open_log()
-
-    def _open_log(self) -> None:
-        if self._log_fd < 0 and self._log_path is not None:
-            with contextlib.suppress(OSError):  # nothing has been printed yet
-                self._log_fd = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
+            self.printed.keep(folder)
 
     def log(self, last: int = 0) -> str:
         """Return the text that the run has printed, in full.
@@ -117,12 +107,7 @@ class RunRecord:
         last
             Only so many bytes from the end; 0 for all.
         """
-        self._open_log()
-        if self._log_fd < 0:
-            return ""
-        size = os.fstat(self._log_fd).st_size
-        start = max(0, size - last) if last else 0
-        return os.pread(self._log_fd, size - start, start).decode(errors="replace")
+        return self.printed.read(last)
 
     def __repr__(self) -> str:
         return f"<Run {self.id} in {self.environment}: {self.state}, {self.seconds:.1f} s>"
@@ -160,7 +145,6 @@ class Run:
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         # Who stops awaiting a run must not end it: a future that runs cannot be cancelled.
         self._future.set_running_or_notify_cancel()
-        self._on_success: Callable[[], None] | None = None
         self._on_done: list[Callable[[], None]] = []
 
     @property
@@ -246,10 +230,6 @@ class Run:
         if self.done:
             self._call_done()
 
-    def on_success(self, function: Callable[[], None]) -> None:
-        """Have a function called if the run ends well, before anybody who waits is woken."""
-        self._on_success = function
-
     def begin(self) -> None:
         """Note that the driver gets it now."""
         self.record.state = "running"
@@ -261,13 +241,10 @@ class Run:
         if self._future.done():
             return
         record = self.record
-        record.state, record.ended = state, time.time()
+        record.state, record.ended, record.printed.ended = state, time.time(), True
         self.task = replace(self.task, values={})  # what it took along is not its to keep alive
-        if state == "succeeded" and self._on_success:
-            self._on_success()
-        self._on_success = None
         if error is not None:
-            record.error = f"{type(error).__name__}: {error}".partition("\n")[0]
+            record.error = _in_one_line(error)
             self._future.set_exception(error)
         else:
             self._future.set_result(None)
@@ -283,3 +260,11 @@ class Run:
 
     def _repr_html_(self) -> str:
         return self.record._repr_html_()
+
+
+def _in_one_line(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own `__str__`; the run must end all the same
+        text = "(it cannot be shown)"
+    return f"{type(error).__name__}: {text}".partition("\n")[0][:_LONGEST_ERROR]

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from operator import is_
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -41,6 +41,8 @@ class LocalModules:
         self._local: dict[str, str] = {}
         self._stamps: dict[str, Stamp] = {}
         self._registered: Counter[str] = Counter()
+        # Every version of a function that somebody may still hold, for IPython to bring up to date.
+        self._versions: dict[tuple[str, str], list[Any]] = {}
 
     def find(self) -> dict[str, ModuleType]:
         """Return the local modules that are imported now.
@@ -120,7 +122,7 @@ class LocalModules:
         with self._lock:
             for name in self._changed():
                 try:
-                    _reload(sys.modules[name], Path(self._local[name]))
+                    _reload(sys.modules[name], Path(self._local[name]), self._versions)
                 except Exception as error:  # noqa: BLE001, RUF100 - whatever the user's module raises
                     report(f"{name} was not reloaded: {type(error).__name__}: {error}")
                 else:
@@ -203,7 +205,9 @@ def _stamp(path: str) -> Stamp | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _reload(module: ModuleType, source: Path) -> None:
+def _reload(
+    module: ModuleType, source: Path, versions: dict[tuple[str, str], list[Any]]
+) -> None:
     """Reload one module in place, once its source is known to compile.
 
     Bytecode files know seconds only: one written in the second of the edit would be taken for the
@@ -215,7 +219,7 @@ def _reload(module: ModuleType, source: Path) -> None:
     with suppress(OSError, NotImplementedError):
         Path(importlib.util.cache_from_source(str(source))).unlink()
     importlib.invalidate_caches()
-    superreload(module, importlib.reload, {})
+    superreload(module, importlib.reload, versions)
 
 
 def _to_stderr(line: str) -> None:

@@ -237,6 +237,17 @@ def test_an_edited_module_is_reloaded_and_imported_names_are_new(write, local):
     assert local.refresh() == ()
 
 
+def test_every_edit_reaches_an_imported_name(write, local):
+    write("often.py", "def f(): return 0\n")
+    from often import f
+
+    local.observe()
+    for version in range(1, 4):
+        write("often.py", f"def f(): return {version}\n{'#' * version}\n")
+        assert local.refresh() == ("often",)
+        assert f() == version
+
+
 def test_an_edit_of_the_same_size_within_a_second_is_seen(write, local):
     file = write("quick.py", "def f(): return 1\n")
     from quick import f

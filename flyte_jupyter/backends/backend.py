@@ -29,7 +29,8 @@ class MemberStatus(TypedDict):
     generation: int
     """How often it has been replaced; a driver's refs live for one generation."""
     pid: int
-    state: Literal["starting", "ready", "exited"]
+    state: Literal["starting", "ready", "retiring", "exited"]
+    """`retiring` members are not wanted any more, and hand over what they hold."""
     exit: str
     """How the process of the generation before ended: ``exit code 3``, ``killed by SIGSEGV``."""
     log: str

@@ -10,12 +10,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import importlib
 import os
 import pickle
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,9 +24,23 @@ import zmq
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
-from flyte_jupyter.driver import local_imports, nested, shell, threads, transfer, wire
+from flyte_jupyter.driver import (
+    forwarding,
+    local_imports,
+    nested,
+    replies,
+    shell,
+    threads,
+    transfer,
+    wire,
+)
+from flyte_jupyter.driver.descriptors import PresentLog, crash_path
+from flyte_jupyter.driver.job import Job, Outcome
+from flyte_jupyter.driver.leavings import Collector, LiveCell
 from flyte_jupyter.driver.refs import RefStore
-from flyte_jupyter.driver.streams import DriverIOPub, DriverStream, Transcript
+from flyte_jupyter.driver.replies import check_bound
+from flyte_jupyter.driver.streams import DriverIOPub, DriverStream
+from flyte_jupyter.driver.transcript import Transcript
 from flyte_jupyter.driver.transfer import KeptBuffers, Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import FlyteJupyterError
@@ -41,11 +56,16 @@ class DriverKernel(IPythonKernel):
             super().__init__(**kwargs)
         self.member: Any = None
         self.folder = Path()
+        self.provided: dict[str, Any] = {}
         self.refs = RefStore("")
         self.kept = KeptBuffers()
-        self.sent: dict[str, Parcel] = {}
+        self.sent: dict[str, Parcel | forwarding.Forwarded] = {}
+        self.collector = Collector()
         self.shell_handlers[wire.REQUEST] = self.task_request
         self.comm_manager.register_target(wire.TARGET, self._open_housekeeping)
+        self.live = LiveCell(self.comm_manager)
+        for kind in ("comm_msg", "comm_close"):
+            self.shell_handlers[kind] = self.live.after(self.shell_handlers[kind])
 
     def attach(self, member: Any, settings: dict[str, Any]) -> None:
         """Learn which cluster this is the driver of.
@@ -62,7 +82,10 @@ class DriverKernel(IPythonKernel):
         self.refs = RefStore(f"{member.folder.name[-6:]}.{member.generation}")
         self.refs.publish()
         DriverStream.transcript = Transcript(
-            member.folder / "logs", settings["output_limit"], settings["output_rate"]
+            member.folder / "logs",
+            settings["output_limit"],
+            settings["output_rate"],
+            PresentLog(member.folder, member.generation).note,
         )
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
@@ -79,11 +102,13 @@ class DriverKernel(IPythonKernel):
         message = parent["header"]["msg_id"]
         cast(Any, DriverStream.transcript).begin(message, content["run"])
         started = time.perf_counter()
+        self.collector.begin()
         self._forward_input(content["allow_stdin"])
         try:
             reply, frames = await self._perform(content, buffers, parent)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
-            reply, frames = self._failure(error, "cell")
+            where = "cluster" if isinstance(error, FlyteJupyterError) else "cell"
+            reply, frames = self._failure(error, where)
         finally:
             # An interrupt from here on is too late, and must not cost the reply.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -91,6 +116,7 @@ class DriverKernel(IPythonKernel):
         reply["seconds"] = time.perf_counter() - started
         self._finish_output(parent)
         self.session.send(stream, wire.REPLY, reply, parent, ident=ident, buffers=frames)
+        self.collector.end()
 
     def _finish_output(self, parent: dict[str, Any]) -> None:
         """Send all that the run has printed, before its reply."""
@@ -105,6 +131,10 @@ class DriverKernel(IPythonKernel):
     async def _perform(
         self, content: TaskRequest, buffers: list[Any], parent: dict[str, Any]
     ) -> tuple[TaskReply, list[Any]]:
+        if content["code"]:  # else a ref's value is fetched, and nothing runs
+            self.live.release()
+            if self.member.args["run"]:
+                return await self._perform_elsewhere(content, buffers, parent)
         try:
             inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
         except FlyteJupyterError as problem:
@@ -112,22 +142,29 @@ class DriverKernel(IPythonKernel):
         shell.learn_cells(self.shell, content["cells"])
         # From here on the inputs are mapped; the notebook lets go of its copy when it reads this.
         self._publish_execute_input(content["code"], parent, content["count"])
-        self._connect()
+        self.connect()
         self._follow(content["cwd"])
+        inputs = {**self.provided, **inputs}
         cell = shell.Cell(content["code"], content["count"], content["line"], inputs)
-        with shell.fresh_namespace(self.shell, inputs) as namespace:
+        with (
+            shell.fresh_namespace(self.shell, inputs) as namespace,
+            self.live.watch(namespace),
+        ):
             error = await self._run(content["run"], pickle.loads(buffers[0]), cell)
             if error is not None:
                 return self._failure(error, "cell")
             return self._collect(content, namespace)
 
-    def _connect(self) -> None:
-        """Let the engine make this process a client of its cluster; only the first time."""
-        if connect := self.member.args["connect"]:
-            from importlib import import_module
+    def connect(self) -> None:
+        """Let the engine make this process a client of its cluster, once.
 
-            module, _, function = connect.partition(":")
-            getattr(import_module(module), function)(self.member)
+        Raises
+        ------
+        Exception
+            Whatever the engine's function raises; then it is tried again when this is called again.
+        """
+        if connect := self.member.args["connect"]:
+            self.provided = _resolve(connect)(self.member) or {}
             self.member.args["connect"] = ""
 
     def _follow(self, cwd: str) -> None:
@@ -161,11 +198,8 @@ class DriverKernel(IPythonKernel):
     def _collect(
         self, content: TaskRequest, namespace: dict[str, Any]
     ) -> tuple[TaskReply, list[Any]]:
-        asked = [*content["returns"], *content["keeps"]]
-        if unbound := [name for name in asked if name not in namespace]:
-            names = ", ".join(f"`{name}`" for name in unbound)
-            return self._failure(NameError(f"the cell ended without binding {names}"), "outputs")
         try:
+            check_bound([*content["returns"], *content["keeps"]], namespace)
             parcel = transfer.pack(
                 {name: namespace[name] for name in content["returns"]}, folder=self.folder
             )
@@ -177,28 +211,28 @@ class DriverKernel(IPythonKernel):
         reply: TaskReply = {"status": "ok", "outputs": parcel.header, "refs": kept}
         return reply, parcel.frames
 
-    def _failure(self, error: BaseException, where: Any) -> tuple[TaskReply, list[Any]]:
-        lines = self.shell.remote_traceback if where == "cell" else None
-        reply: TaskReply = {
-            "status": "error",
-            "where": where,
-            "ename": type(error).__name__,
-            "evalue": str(error),
-            "traceback": lines or self._format(error),
-            "exception": None,
-        }
-        self.shell.remote_traceback = None
+    async def _perform_elsewhere(
+        self, content: TaskRequest, buffers: list[Any], parent: dict[str, Any]
+    ) -> tuple[TaskReply, list[Any]]:
+        """Have the engine run the cell, in processes that are not this one."""
         try:
-            parcel = transfer.pack({"exception": error}, shared=False)
-        except Exception:  # noqa: BLE001 - then it is told, not sent
-            return reply, []
-        reply["exception"] = parcel.header
-        return reply, parcel.frames
+            inputs = forwarding.forward(content["inputs"], buffers[1:], kept=self.kept)
+        except FlyteJupyterError as problem:
+            return self._failure(problem, "inputs")
+        try:
+            self._publish_execute_input(content["code"], parent, content["count"])
+            self.connect()
+            self._follow(content["cwd"])
+            job = Job(self, content, pickle.loads(buffers[0]), inputs, parent)
+            outcome: Outcome = await _resolve(self.member.args["run"])(job)
+        finally:
+            inputs.close()
+        if outcome.outputs is not None and outcome.outputs.header["segments"]:
+            self.sent[content["run"]] = outcome.outputs
+        return outcome.reply, list(outcome.frames)
 
-    def _format(self, error: BaseException) -> list[str]:
-        tb = self.shell.InteractiveTB
-        lines: list[str] = tb.structured_traceback(type(error), error, error.__traceback__)
-        return lines
+    def _failure(self, error: BaseException, where: Any) -> tuple[TaskReply, list[Any]]:
+        return replies.failure(self.shell, error, where)
 
     # -- housekeeping -----------------------------------------------------------------------
 
@@ -211,6 +245,13 @@ class DriverKernel(IPythonKernel):
             parcel.close()
         for name in data.get("drop", ()):
             self.refs.drop(name)
+
+
+def _resolve(target: str) -> Callable[..., Any]:
+    """Import what ``"module:function"`` names."""
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 @contextlib.contextmanager
@@ -274,8 +315,10 @@ def main(member: Any) -> None:
     member
         The engine's view of this process; its arguments hold the key and the settings.
     """
-    # A crash leaves the stack in the log, whose descriptor ipykernel is about to replace.
-    faulthandler.enable(os.dup(2))
+    # Where Python crashed is added to the log, once it says what C code had to say before.
+    flags = os.O_WRONLY | os.O_CREAT
+    faulthandler.enable(os.open(crash_path(member.folder, member.generation), flags, 0o600))
+    DriverStream.driver = (member.folder, member.generation)
     connection = wire.connection(member.folder, member.generation, member.args["key"])
     app = DriverApp.instance(user_ns={}, log_level="WARN", quiet=True)
     app.session.key = connection.pop("key").encode()
@@ -290,6 +333,8 @@ def main(member: Any) -> None:
     nested.register(app.shell)
     threads.inherit_context()
     _leave_politely()
+    with contextlib.suppress(Exception):  # the first task tries again, and says what is wrong
+        app.kernel.connect()
     member.ready()
     app.start()
 

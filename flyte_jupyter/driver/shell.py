@@ -18,6 +18,7 @@ from typing import Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQInteractiveShell
+from traitlets import default
 
 
 class DriverDisplayHook(ZMQShellDisplayHook):
@@ -46,6 +47,10 @@ class DriverShell(ZMQInteractiveShell):
     def show_usage_error(self, exc: BaseException) -> None:
         """Leave it to the notebook, which shows what it raises."""
         self.remote_traceback = [f"UsageError: {exc}"]
+
+    @default("cache_size")
+    def _keep_no_results(self) -> int:
+        return 0  # `Out` would hold on to everything that was ever shown
 
     def init_virtualenv(self) -> None:
         """Do nothing: the driver runs the notebook's own Python and path."""
@@ -125,6 +130,7 @@ async def run_cell(shell: DriverShell, cell: Cell) -> BaseException | None:
     finally:
         shell.events.trigger("post_execute")  # inline figures are drawn here
         shell.events.trigger("post_run_cell", result)
+        shell.last_execution_result = None  # it holds the value of the last expression
     failure: BaseException | None = result.error_before_exec or result.error_in_exec
     return failure
 

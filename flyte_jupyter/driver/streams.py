@@ -2,139 +2,35 @@
 
 ipykernel keeps a buffer a stream and flushes each every 0.2 s. Here both share one, so that what
 was printed in turn arrives in turn, and it is flushed every 20 ms. What a run prints is written to
-its log in full. What is sent to the notebook is bounded by a token bucket: a burst of some size,
-then a trickle; beyond it one line says how much is only in the log, and the last lines follow when
-the run ends. So neither a million lines nor a runaway loop can freeze a page or fill a memory.
+its log in full; how much of it is sent to the notebook, its transcript decides.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import zmq
 from ipykernel.iostream import IOPubThread, OutStream
 from zmq.eventloop.zmqstream import ZMQStream
 
-_TAIL_BYTES = 2048
+from flyte_jupyter.driver.descriptors import KeptPipe
+from flyte_jupyter.driver.transcript import RunText, Transcript
 
 
-class RunText:
-    """The text of one run: all of it in a file, some of it for the notebook.
-
-    Parameters
-    ----------
-    path
-        The run's log.
-    run
-        Name of the run, for the line that says where the rest is.
-    burst, rate
-        Bytes shown at once, and bytes a second by which that grows again.
-    """
-
-    def __init__(self, path: Path, run: str, burst: int, rate: int) -> None:
-        self.run = run
-        self._path = path
-        self._fd = -1
-        self._burst, self._rate = burst, rate
-        self._tokens = float(burst)
-        self._refilled = time.monotonic()
-        self._hidden_lines = self._hidden_bytes = 0
-        self._tail: deque[tuple[str, str]] = deque()
-        self._tail_size = 0
-
-    def write(self, stream: str, text: str) -> list[tuple[str, str]]:
-        """Log `text` of a stream; return what to send to the notebook: stream and text."""
-        self._log(text)
-        now = time.monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._refilled) * self._rate)
-        self._refilled = now
-        shown: list[tuple[str, str]] = []
-        room = int(self._tokens)
-        if self._hidden_bytes and room > self._rate:
-            shown += self._resume()
-            room = int(self._tokens)
-        if self._hidden_bytes or len(text) > room:
-            # Cut where a line ends: half a line would run into the notice.
-            cut = 0 if self._hidden_bytes else text.rfind("\n", 0, room) + 1
-            if cut:
-                shown.append((stream, text[:cut]))
-                self._tokens -= cut
-            self._hide(stream, text[cut:])
-        else:
-            shown.append((stream, text))
-            self._tokens -= len(text)
-        return shown
-
-    def _log(self, text: str) -> None:
-        if self._fd < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._fd = os.open(self._path, flags, 0o600)
-        with contextlib.suppress(OSError):  # a full disk must not keep text from the notebook
-            os.write(self._fd, text.encode(errors="backslashreplace"))
-
-    def _hide(self, stream: str, text: str) -> None:
-        self._hidden_bytes += len(text)
-        self._hidden_lines += text.count("\n")
-        self._tail.append((stream, text[-_TAIL_BYTES:]))
-        self._tail_size += len(self._tail[-1][1])
-        while self._tail_size - len(self._tail[0][1]) >= _TAIL_BYTES:
-            self._tail_size -= len(self._tail.popleft()[1])
-
-    def _resume(self) -> list[tuple[str, str]]:
-        """Say what was left out, and follow with the last of it."""
-        hidden = self._hidden_bytes - self._tail_size
-        notice: list[tuple[str, str]] = []
-        tail = list(self._tail)
-        if hidden > 0:
-            stream, text = tail[0]
-            tail[0] = (stream, text.partition("\n")[2])  # the first line is cut
-            lines = self._hidden_lines - sum(t.count("\n") for _, t in tail)
-            size = f"{hidden / 2**20:.1f} MiB"
-            notice.append(
-                ("stderr", f"[… {lines:,} lines ({size}) are only in %flyte logs {self.run} …]\n")
-            )
-        notice += tail
-        self._tokens -= self._tail_size
-        self._tail.clear()
-        self._tail_size = self._hidden_bytes = self._hidden_lines = 0
-        return notice
-
-    def finish(self) -> list[tuple[str, str]]:
-        """Return the last lines of what was left out, if anything was."""
-        return self._resume() if self._hidden_bytes else []
-
-    def close(self) -> None:
-        """Close the log."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class Transcript:
-    """The texts of a driver's runs, by the message that started each."""
-
-    def __init__(self, folder: Path, burst: int, rate: int) -> None:
-        self._folder, self._burst, self._rate = folder, burst, rate
-        self._texts: dict[str, RunText] = {}
-
-    def begin(self, message: str, run: str) -> None:
-        """Expect text whose parent is `message`, and take it for the run's."""
-        path = self._folder / f"run-{run}.log"
-        self._texts[message] = RunText(path, run, self._burst, self._rate)
-        while len(self._texts) > 64:
-            # A thread of an old run may still print; its text is then only sent.
-            self._texts.pop(next(iter(self._texts))).close()
-
-    def of(self, message: str) -> RunText | None:
-        """Return the text that belongs to a message."""
-        return self._texts.get(message)
+@dataclass
+class _Entry:
+    parent: dict[str, Any]
+    stream: str
+    pieces: list[str]
+    logged: int = 0
 
 
 class _Buffer:
@@ -144,7 +40,9 @@ class _Buffer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: list[tuple[dict[str, Any], str, list[str]]] = []
+        self._logging = threading.Lock()
+        self._entries: list[_Entry] = []
+        self._first = 0  # entries before it are in the log
         self._size = 0
         self._added = self._sent = 0
 
@@ -157,21 +55,46 @@ class _Buffer:
         """Append text; returns whether so much has piled up that the writer should wait."""
         with self._lock:
             last = self._entries[-1] if self._entries else None
-            if last and last[1] == stream and last[0] is parent:
-                last[2].append(text)
+            if last and last.stream == stream and last.parent is parent:
+                last.pieces.append(text)
             else:
-                self._entries.append((parent, stream, [text]))
+                self._entries.append(_Entry(parent, stream, [text]))
             self._size += len(text)
             self._added += 1
             return self._size > self.limit
 
-    def hand_on(self, send: Callable[[dict[str, Any], str, str], None]) -> None:
-        """Call `send` with everything, parent, stream and text, and forget it."""
-        with self._lock:
-            entries, self._entries, self._size = self._entries, [], 0
-            added = self._added
-        for parent, stream, pieces in entries:
-            send(parent, stream, "".join(pieces))
+    def log(self, write: Callable[[dict[str, Any], str], None]) -> None:
+        """Call `write` with the parent and text of what has not been logged yet, in order."""
+        with self._logging:
+            with self._lock:
+                fresh = self._take_fresh()
+            for parent, text in fresh:
+                write(parent, text)
+
+    def _take_fresh(self) -> list[tuple[dict[str, Any], str]]:
+        fresh = []
+        for entry in self._entries[self._first :]:
+            if entry.logged < len(entry.pieces):
+                fresh.append((entry.parent, "".join(entry.pieces[entry.logged :])))
+                entry.logged = len(entry.pieces)
+        self._first = max(0, len(self._entries) - 1)  # the last may grow
+        return fresh
+
+    def hand_on(
+        self,
+        write: Callable[[dict[str, Any], str], None],
+        send: Callable[[dict[str, Any], str, str], None],
+    ) -> None:
+        """Log what has not been logged, call `send` with everything, and forget it."""
+        with self._logging:
+            with self._lock:
+                fresh = self._take_fresh()
+                entries, self._entries, self._first, self._size = self._entries, [], 0, 0
+                added = self._added
+            for parent, text in fresh:
+                write(parent, text)
+        for entry in entries:
+            send(entry.parent, entry.stream, "".join(entry.pieces))
         self._sent = added
 
 
@@ -218,6 +141,39 @@ class DriverStream(OutStream):
 
     flush_interval = 0.02
     transcript: Transcript | None = None
+    driver: ClassVar[tuple[Path, int]]
+    """The cluster's folder, and which driver of it this is."""
+
+    _pipes: ClassVar[list[KeptPipe]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Else ipykernel would leave the descriptors alone where pytest has started the notebook.
+        super().__init__(*args, **{**kwargs, "watchfd": "force"})
+
+    def _setup_stream_redirects(self, name: str) -> None:
+        pipe = KeptPipe(*self.driver, name)
+        self._pipes.append(pipe)
+        self._exc = None
+        self._original_stdstream_fd = getattr(sys, name).fileno()
+        self._original_stdstream_copy = os.dup(self._original_stdstream_fd)
+        os.dup2(pipe.write_end, self._original_stdstream_fd)
+        os.close(pipe.write_end)
+        self.watch_fd_thread = threading.Thread(target=self._watch, args=(pipe,), daemon=True)
+        self.watch_fd_thread.start()
+
+    def _watch(self, pipe: KeptPipe) -> None:
+        """Take what is written to the descriptor for what is written to the stream."""
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+        def hand_on(data: bytes) -> None:
+            with contextlib.suppress(OSError):  # a full disk
+                os.write(self._original_stdstream_copy, data)
+            if text := decode(data):
+                self.write(text)
+                _buffer.log(self._log)  # not at the next flush only: there may be none
+
+        while self._should_watch:
+            pipe.take(hand_on)
 
     def write(self, string: str) -> int | None:
         """Buffer text in the order in which it was written, whichever stream it was."""
@@ -237,20 +193,23 @@ class DriverStream(OutStream):
             super().flush()
 
     def drain(self) -> None:
-        """Flush, and let the threads that read descriptors 1 and 2 hand over what they have.
-
-        What C code and child processes write comes that way: it is not in the buffer before such a
-        thread had its turn, which it has while this one waits.
-        """
+        """Flush, with what C code and child processes have written to descriptors 1 and 2."""
+        for pipe in self._pipes:
+            pipe.settle()
         super().flush()
 
     def _flush(self) -> None:
         super()._flush()  # what forked children wrote
-        _buffer.hand_on(self._log_and_send)
+        if self._is_master_process():
+            _buffer.hand_on(self._log, self._show)
 
-    def _log_and_send(self, parent: dict[str, Any], name: str, written: str) -> None:
+    def _log(self, parent: dict[str, Any], text: str) -> None:
+        if run := self._text(parent):
+            run.log(text)
+
+    def _show(self, parent: dict[str, Any], name: str, written: str) -> None:
         text = self._text(parent)
-        for stream, shown in text.write(name, written) if text else [(name, written)]:
+        for stream, shown in text.show(name, written) if text else [(name, written)]:
             self._send(parent, stream, shown)
 
     def finish(self, parent: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -43,7 +45,10 @@ class DaskEngine:
             "memory": memory,
             # Only what matters: a description that differs in it cannot be had by scaling.
             "share": 1 if memory else count,
+            "temporary": _temporary_folder(),
         }
+        # A folder for what is spilled is no reason to start anew: the next cluster will use it.
+        shares = ("share", "temporary")
         return ClusterSpec(
             engine=self.name,
             roles=(
@@ -55,7 +60,7 @@ class DaskEngine:
                     args=limits,
                     after=("scheduler",),
                     scalable=True,
-                    shares=("share",) if cores(config.workers.resources) else ("share", "threads"),
+                    shares=shares if cores(config.workers.resources) else (*shares, "threads"),
                 ),
             ),
             preload=self.preload,
@@ -106,6 +111,27 @@ class DaskEngine:
         if config.scheduler.resources is not None:
             reasons["scheduler.resources"] = "the scheduler is not limited on this machine"
         return reasons
+
+
+def _temporary_folder() -> str:
+    """Return the folder that `dask.config.set` has named in this process; empty if it has not.
+
+    What Dask's files and variables say is not passed on: the workers read it themselves, and for
+    them the environment's own variables count too.
+    """
+    config = sys.modules.get("dask.config")
+    folder: str | None = config.get("temporary-directory", None) if config else None
+    if not folder or folder == _configured(os.environ.get("DASK_TEMPORARY_DIRECTORY")):
+        return ""
+    return os.path.abspath(folder)  # noqa: PTH100 - as text
+
+
+@functools.lru_cache(maxsize=1)
+def _configured(variable: str | None) -> Any:
+    """Return what files and variables say; read once, for this is asked before every cell."""
+    del variable
+    config = sys.modules["dask.config"]
+    return config.get("temporary-directory", None, config=config.collect())
 
 
 def _require_dask() -> None:

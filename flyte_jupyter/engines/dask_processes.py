@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from flyte_jupyter.engines.dask_tls import make_certificates
 from flyte_jupyter.engines.engine import Member
 
 _HOST = "127.0.0.1"
+_CONNECTING = 30.0
+"""Seconds that a scheduler which is busy has to answer."""
 _TERMINATE = 0.95
 """Share of its memory limit at which a worker ends itself, as Dask's own nanny would end it."""
 
@@ -63,6 +67,7 @@ async def _schedule(member: Member) -> None:
         security=Security(),
         dashboard=False,
         dashboard_address=f"{_HOST}:0",
+        local_directory=str(member.folder),  # it has one too, and would leave it behind
     )
     async with scheduler:
         add_dashboard(scheduler)
@@ -105,7 +110,7 @@ async def _work(member: Member, address: str) -> None:
         name=f"{member.role}-{member.index}",
         nthreads=member.args["threads"],
         memory_limit=limit,
-        local_directory=str(member.folder / f"{member.role}-{member.index}"),
+        local_directory=str(_spill_folder(member)),
         dashboard=False,
         dashboard_address=f"{_HOST}:0",
         validate=False,
@@ -117,6 +122,32 @@ async def _work(member: Member, address: str) -> None:
         member.ready(address=worker.address)
         _end_on_sigterm()
         await worker.finished()
+
+
+def _spill_folder(member: Member) -> Path:
+    """Return where workers write what does not fit into their memory.
+
+    That is the cluster's own folder, unless Dask is told to use another disk. There it is a folder
+    for the owner alone, which goes with the cluster's: a link in that leads to it.
+
+    Raises
+    ------
+    OSError
+        It cannot be made, or somebody else has made it.
+    """
+    elsewhere = member.args["temporary"] or dask.config.get("temporary-directory", None)
+    if not elsewhere:
+        return member.folder
+    folder = Path(elsewhere).absolute() / f"flyte-jupyter-{member.folder.name}"
+    # First the link: whoever is killed in between, what has been made is found.
+    with contextlib.suppress(FileExistsError):
+        (member.folder / "elsewhere").symlink_to(folder)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{folder} must belong to you alone")
+    return folder
 
 
 def _check_memory(limit: int) -> None:
@@ -149,8 +180,11 @@ def connect(member: Member) -> None:
 
 
 def retire(member: Member) -> None:
-    """Let workers hand over what they hold, and leave."""
+    """Let workers hand over what they hold, for as long as that takes, and leave.
+
+    It ends early if the scheduler is gone; what would hang for ever, the backend ends.
+    """
     _use_certificates(member.args["tls"])
     address = member.wait_for("scheduler")["address"]
-    with Client(address, timeout=5) as client:
+    with Client(address, timeout=_CONNECTING) as client:
         client.retire_workers(names=list(member.args["members"]), close_workers=True)

@@ -10,7 +10,8 @@ Who calls what, and when:
 - the session calls `Engine.describe` in the notebook kernel before anything is started;
 - a backend imports `ClusterSpec.preload` once and calls `prepare(folder)` there;
 - it calls each role's `target(member)` in a process of its own;
-- the driver calls `connect(member)` before its first task;
+- the driver calls `connect(member)` when it starts, beside everything else that starts, and calls
+  `run(job)` for every task of an engine whose cells do not run in the driver itself;
 - a backend calls `retire(member)` in a process of its own before it takes members away.
 
 Functions are named as ``"module:function"`` so that a description is plain data, can cross a
@@ -78,8 +79,17 @@ class ClusterSpec:
         Modules to import once, in this order, before members are started.
     driver_preload
         Modules that only the driver needs; imported while the members already start.
-    prepare, connect, retire
+    prepare, retire
         Functions of the engine, named in the module's docstring; empty for none.
+    connect
+        The same. What it returns, if anything, are names and values that every cell begins with.
+        It runs on the driver's main thread; if it raises, the next task does, and it is called
+        again for the one after that.
+    run
+        The same: a coroutine function that runs a task's cell somewhere else than in the driver;
+        it is given a `driver.job.Job` and returns its `Outcome`.
+    driver_args
+        Arguments for `connect` and `run`, as JSON: the driver finds them in `Member.args`.
     env
         Environment variables of every process.
     """
@@ -91,6 +101,8 @@ class ClusterSpec:
     prepare: str = ""
     connect: str = ""
     retire: str = ""
+    run: str = ""
+    driver_args: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # it may hold secrets
 
     def role(self, name: str) -> Role | None:
@@ -134,6 +146,12 @@ class Member(Protocol):
     def wait_for(self, role: str) -> dict[str, Any]:
         """Block until a member of `role` is ready, and return what it said of itself."""
 
+    def facts(self, role: str) -> list[dict[str, Any]]:
+        """Return what those members of `role` said that are ready, in the order of their index.
+
+        One that has ended meanwhile may still be among them.
+        """
+
     def ready(self, **facts: Any) -> None:
         """Say that this member can be used, and what others need to know of it."""
 
@@ -150,7 +168,8 @@ class Engine(Protocol):
     up imports no plugin."""
 
     # An engine may also have `preload` and `driver_preload`, as its `ClusterSpec` has them: those
-    # are then imported as soon as the notebook imports the plugin.
+    # are then imported as soon as the notebook imports the plugin. One whose cells run in several
+    # processes at once, of which `--ranks` chooses those to hear, has `ranks = True`.
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what a cluster for this plugin config consists of.

@@ -301,12 +301,15 @@ class Cluster:
     def summary(self) -> str:
         """Say in a few words what there is: ``4 workers``, ``2 of 4 workers``."""
         counts: dict[str, list[bool]] = {}
+        # What there is one of goes without saying: without it there is no cluster.
+        roles = self.spec.roles if self.spec else ()
+        single = {DRIVER, *(role.name for role in roles if role.vital)}
         for member in self.members():
-            if member["role"] not in (DRIVER, "scheduler"):
+            if member["role"] not in single and member["state"] != "retiring":
                 counts.setdefault(member["role"], []).append(member["state"] == "ready")
         parts = []
         for role, ready in counts.items():
-            plural = role if len(ready) == 1 else f"{role}s"
+            plural = role if len(ready) == 1 or role.endswith("s") else f"{role}s"
             short = f"{len(ready)}" if all(ready) else f"{sum(ready)} of {len(ready)}"
             parts.append(f"{short} {plural}")
         return ", ".join(parts) or "a driver"

@@ -7,6 +7,8 @@ import re
 from flyte_jupyter.backends.backend import START_LINE
 
 _TAIL = 12
+_BEFORE = 3
+"""Lines before a crash that are told too: C code that ends a process says there why."""
 
 
 def last_words(member: str, generation: int, text: str) -> list[str]:
@@ -25,9 +27,10 @@ def last_words(member: str, generation: int, text: str) -> list[str]:
     crashes = [n for n, line in enumerate(lines) if line.startswith("Fatal Python error")]
     if not crashes:
         return lines[-_TAIL:]
+    before = lines[max(0, crashes[-1] - _BEFORE) : crashes[-1]]
     stack = lines[crashes[-1] :]
     shell = next((n for n, line in enumerate(stack) if "interactiveshell.py" in line), _TAIL)
-    return stack[: min(shell, _TAIL)]
+    return before + stack[: min(shell, _TAIL)]
 
 
 def _written_by(member: str, generation: int, text: str) -> str:

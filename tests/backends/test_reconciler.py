@@ -167,6 +167,8 @@ def test_scaling_down_takes_the_last_and_does_not_replace_them():
     made = reconciler(3, running=True)
     assert [r.id for r in made.scale("worker", 1)] == ["worker-1", "worker-2"]
     assert worker_ids(made) == ["worker-0", "worker-1", "worker-2"]
+    states = [m["state"] for m in made.status()["members"] if m["role"] == "worker"]
+    assert states == ["ready", "retiring", "retiring"]
     made.exited("worker-1", "exit code 0")
     made.exited("worker-2", "exit code 0")
     assert worker_ids(made) == ["worker-0"]

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyte_jupyter.driver import streams
-from flyte_jupyter.driver.streams import RunText, Transcript, _Buffer
+from flyte_jupyter.driver import transcript
+from flyte_jupyter.driver.streams import _Buffer
+from flyte_jupyter.driver.transcript import RunText, Transcript
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def clock(monkeypatch):
     class Clock:
         now = 0.0
 
-    monkeypatch.setattr(streams.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(transcript.time, "monotonic", lambda: Clock.now)
     return Clock
 
 
@@ -28,23 +29,29 @@ def text(tmp_path, clock):
     made.close()
 
 
+def write(text, stream, written):
+    """Take text as the driver does: into the log, and then into the notebook."""
+    text.log(written)
+    return text.show(stream, written)
+
+
 def test_what_fits_is_shown_as_it_comes(text):
-    assert text.write("stdout", "hello\n") == [("stdout", "hello\n")]
-    assert text.write("stderr", "oh\n") == [("stderr", "oh\n")]
+    assert write(text, "stdout", "hello\n") == [("stdout", "hello\n")]
+    assert write(text, "stderr", "oh\n") == [("stderr", "oh\n")]
     assert text.finish() == []
 
 
 def test_a_flood_is_cut_where_a_line_ends(text):
     lines = "".join(f"line {i:02}\n" for i in range(20))
-    assert text.write("stdout", lines) == [("stdout", lines[:96])]
-    assert text.write("stdout", "more\n") == []
+    assert write(text, "stdout", lines) == [("stdout", lines[:96])]
+    assert write(text, "stdout", "more\n") == []
     shown = text.finish()
     assert "".join(part for _, part in shown) == lines[96:] + "more\n", "so little needs no notice"
 
 
 def test_what_is_left_out_is_said_and_the_last_lines_follow(text, tmp_path):
     flood = "".join(f"{i:09}\n" for i in range(10_000))
-    (first,) = text.write("stdout", flood)
+    (first,) = write(text, "stdout", flood)
     (stream, notice), *tail = text.finish()
     assert stream == "stderr"
     assert "are only in %flyte logs cell-1" in notice
@@ -57,17 +64,17 @@ def test_what_is_left_out_is_said_and_the_last_lines_follow(text, tmp_path):
 
 
 def test_the_limit_grows_again_with_time(text, clock):
-    text.write("stdout", "x" * 99 + "\n")
-    assert text.write("stdout", "hidden\n") == []
+    write(text, "stdout", "x" * 99 + "\n")
+    assert write(text, "stdout", "hidden\n") == []
     clock.now = 5.0
-    shown = text.write("stdout", "late\n")
+    shown = write(text, "stdout", "late\n")
     assert "".join(part for _, part in shown) == "hidden\nlate\n"
     clock.now = 1000.0
-    assert text.write("stdout", "y" * 99 + "\n") == [("stdout", "y" * 99 + "\n")]
+    assert write(text, "stdout", "y" * 99 + "\n") == [("stdout", "y" * 99 + "\n")]
 
 
 def test_the_log_is_for_its_owner_and_takes_any_text(text, tmp_path):
-    text.write("stdout", "ü\ud800\n")
+    write(text, "stdout", "ü\ud800\n")
     path = tmp_path / "run.log"
     assert path.read_bytes() == "ü\\ud800\n".encode()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -77,7 +84,7 @@ def test_the_log_is_for_its_owner_and_takes_any_text(text, tmp_path):
 def test_the_log_is_complete_and_what_is_shown_is_in_order(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("log") / "run.log"
     made = RunText(path, "cell-1", burst=200, rate=1)
-    shown = [part for stream, text in written for part in made.write(stream, text)]
+    shown = [part for stream, text in written for part in write(made, stream, text)]
     shown += made.finish()
     made.close()
     if any(text for _, text in written):
@@ -92,11 +99,13 @@ def test_the_log_is_complete_and_what_is_shown_is_in_order(tmp_path_factory, wri
 
 
 def test_texts_of_old_runs_are_let_go(tmp_path):
-    transcript = Transcript(tmp_path, 100, 10)
+    present: list[object] = []
+    made = Transcript(tmp_path, 100, 10, present.append)
     for number in range(70):
-        transcript.begin(f"message-{number}", f"cell-{number}")
-    assert transcript.of("message-0") is None
-    assert transcript.of("message-69").run == "cell-69"
+        made.begin(f"message-{number}", f"cell-{number}")
+    assert made.of("message-0") is None
+    assert made.of("message-69").run == "cell-69"
+    assert present[-1] == tmp_path / "run-cell-69.log"
 
 
 def test_both_streams_share_one_buffer_in_order():
@@ -106,13 +115,56 @@ def test_both_streams_share_one_buffer_in_order():
     buffer.add({"msg_id": "b"}, "stdout", "5")
     assert not buffer.empty
     sent: list[tuple[str, str]] = []
-    buffer.hand_on(lambda _, stream, text: sent.append((stream, text)))
+    logged: list[str] = []
+    buffer.hand_on(
+        lambda _, text: logged.append(text), lambda _, stream, text: sent.append((stream, text))
+    )
     assert sent == [
         ("stdout", "12"),
         ("stderr", "3"),
         ("stdout", "4"),
         ("stdout", "5"),
     ]
+    assert "".join(logged) == "12345"
     assert buffer.empty
-    buffer.hand_on(lambda *_: pytest.fail("it has been forgotten"))
+    buffer.hand_on(forgotten, forgotten)
     assert buffer.add(parent, "stdout", "x" * (buffer.limit + 1)), "the writer should wait"
+
+
+def forgotten(*_):
+    pytest.fail("it has been forgotten")
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["log", "hand on"]),
+            st.tuples(
+                st.integers(0, 1), st.sampled_from(["stdout", "stderr"]), st.text(min_size=1)
+            ),
+        )
+    )
+)
+def test_all_is_logged_once_and_in_order_whenever_that_happens(steps):
+    buffer, parents = _Buffer(), [{"msg_id": "a"}, {"msg_id": "b"}]
+    written, logged, sent = [], [], []
+
+    def log(parent, text):
+        logged.extend((parent["msg_id"], character) for character in text)
+
+    def send(parent, stream, text):
+        assert len(sent) + len(text) <= len(logged), "the log has it before the notebook"
+        sent.extend((parent["msg_id"], stream, character) for character in text)
+
+    for step in [*steps, "hand on"]:
+        if step == "log":
+            buffer.log(log)
+            assert logged == [(name, character) for name, _, character in written]
+        elif step == "hand on":
+            buffer.hand_on(log, send)
+        else:
+            number, stream, text = step
+            buffer.add(parents[number], stream, text)
+            written.extend((parents[number]["msg_id"], stream, character) for character in text)
+    assert sent == written
+    assert logged == [(name, character) for name, _, character in written]

@@ -40,8 +40,13 @@ def test_only_the_end_is_told():
     assert last_words("worker-0", 0, "\n".join(lines)) == lines[-12:]
 
 
-def test_of_a_crash_the_stack_of_the_users_code_is_told():
+def test_of_a_crash_the_stack_of_the_users_code_is_told_and_what_was_said_just_before():
     frames = [f"  File mine.py, line {n}" for n in range(3)]
     shell = ["  File IPython/core/interactiveshell.py, line 1", "  File more.py, line 2"]
-    text = "\n".join(["before", "Fatal Python error: Aborted", *frames, *shell])
-    assert last_words("driver", 1, text) == ["Fatal Python error: Aborted", *frames]
+    said = ["long ago", "heap:", "rows > 0", "aborting"]
+    text = "\n".join([*said, "Fatal Python error: Aborted", *frames, *shell])
+    assert last_words("driver", 1, text) == [
+        *said[1:],
+        "Fatal Python error: Aborted",
+        *frames,
+    ]

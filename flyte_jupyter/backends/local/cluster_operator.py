@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 from flyte_jupyter.backends.backend import DRIVER
@@ -21,10 +23,20 @@ from flyte_jupyter.backends.local.member import Order
 from flyte_jupyter.backends.local.reconciler import Reconciler, Record
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 from flyte_jupyter.backends.local.zygote_process import ZygoteProcess
+from flyte_jupyter.driver.descriptors import Remains
 from flyte_jupyter.engines.engine import ClusterSpec, Role
 
 _GRACE = 0.8
 """Seconds that members have between being asked to end and being killed."""
+
+_RETIREMENT = 300.0
+"""Seconds that members have to hand over what they hold, before they are ended all the same.
+
+The engine's `retire` ends much sooner where it can: this is for one that hangs.
+"""
+
+_LEAVING = 3.0
+"""Seconds that members have to leave by themselves after they have handed over."""
 
 DRIVER_TARGET = "flyte_jupyter.driver.kernel:main"
 
@@ -66,15 +78,19 @@ class ClusterOperator:
         self.folder = folder
         self.control = control
         self.spec = ClusterSpec.from_json(launch["spec"])
-        args = {**launch["driver"], "connect": self.spec.connect}
+        engine = {"connect": self.spec.connect, "run": self.spec.run}
+        args = {**self.spec.driver_args, **launch["driver"], **engine}
         driver = Role(DRIVER, DRIVER_TARGET, args=args)
         self.reconciler = Reconciler(self.spec, driver)
         self.prepared: dict[str, Any] | None = None if self.spec.prepare else {}
         self.channels: dict[str, asyncio.StreamWriter] = {}
         self.done = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._oneshots = 0
+        self._retiring: set[str] = set()
+        self._retirements = itertools.count(1)
+        self._exit = asyncio.Event()
         self._driver_preloaded = False
+        self._remains: Remains | None = None
         self.zygote = zygote or ZygoteProcess(folder, launch["method"], self.spec.env)
         self._spawn(self._follow_zygote())
 
@@ -99,15 +115,29 @@ class ClusterOperator:
 
     def _on_exit(self, member: str, code: int) -> None:
         self.channels.pop(member, None)
+        self._retiring.discard(member)
         self.reconciler.exited(member, processes.describe_exit(code))
         if member == DRIVER:
             self._end_orphans()
+            self._save_remains()
+        self._exit.set()
+        self._exit = asyncio.Event()
 
     def _end_orphans(self) -> None:
         """Kill what the driver left behind: adopted orphans are children of this process."""
         for orphan in processes.children(os.getpid()):
             if orphan.pid != self.zygote.pid:
                 processes.kill([*processes.descendants(orphan.pid), orphan])
+
+    def _hold_remains(self) -> Remains:
+        generation = self.reconciler.records[DRIVER].generation
+        self._remains = self._remains or Remains(self.folder.path, generation)
+        return self._remains
+
+    def _save_remains(self) -> None:
+        """Have the driver's log say all that it said, before anybody is told that it has ended."""
+        self._hold_remains().save(self.folder.path / "logs" / f"{DRIVER}.log")
+        self._remains = None
 
     # -- members ----------------------------------------------------------------------------
 
@@ -167,6 +197,8 @@ class ClusterOperator:
             while line := await reader.readline():
                 if self.channels.get(member) is not writer:
                     break  # it has ended meanwhile: this is no word of its replacement
+                if member == DRIVER:
+                    self._hold_remains()
                 self.reconciler.ready(member, json.loads(line)["ready"])
                 for channel in self.channels.values():
                     self._tell(channel)
@@ -215,27 +247,42 @@ class ClusterOperator:
     def _scale(self, role: str, replicas: int) -> None:
         if role not in self.reconciler.roles:
             return
-        surplus = self.reconciler.scale(role, replicas)
-        if not surplus:
-            return
-        if self.spec.retire:
-            self._oneshots += 1
-            name = f"retire-{self._oneshots}"
-            args = {"members": [r.id for r in surplus]}
-            once = Record(Role(name, self.spec.retire, args=args), 0)
-            self._start(once)
-        self._spawn(self._part_from([r.id for r in surplus]))
+        if surplus := self.reconciler.scale(role, replicas):
+            self._spawn(self._part_from(surplus))
 
-    async def _part_from(self, members: list[str]) -> None:
-        """Let members leave by themselves for a while, then end them."""
-        for number, patience in ((0, 10.0), (signal.SIGTERM, _GRACE), (signal.SIGKILL, 0.0)):
-            left = [m for m in members if m in self.reconciler.records]
-            for member in left if number else ():
-                self.zygote.signal(member, number)
-            end = asyncio.get_running_loop().time() + patience
-            while left and asyncio.get_running_loop().time() < end:
-                await asyncio.sleep(0.05)
-                left = [m for m in left if m in self.reconciler.records]
+    async def _part_from(self, members: list[Record]) -> None:
+        """Let members hand over what they hold and leave, then end those that are still there."""
+
+        def gone() -> bool:
+            # A record is one process over its life; its name may be another's by now.
+            return not any(self.reconciler.records.get(r.id) is r for r in members)
+
+        with contextlib.suppress(OSError):  # the zygote is gone, and everything with it
+            if self.spec.retire:
+                once = self._retire(members)
+                await self._until(lambda: once not in self._retiring or gone(), _RETIREMENT)
+                self.zygote.signal(once, signal.SIGKILL)
+                await self._until(gone, _LEAVING)
+            for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 0.0)):
+                for record in members:
+                    if self.reconciler.records.get(record.id) is record:
+                        self.zygote.signal(record.id, number)
+                await self._until(gone, patience)
+
+    def _retire(self, members: list[Record]) -> str:
+        """Start the process by which members hand over what they hold; returns its id."""
+        args = {"members": [record.id for record in members]}
+        once = Record(Role(f"retire-{next(self._retirements)}", self.spec.retire, args=args), 0)
+        self._retiring.add(once.id)
+        self._start(once)
+        return once.id
+
+    async def _until(self, condition: Callable[[], bool], patience: float) -> None:
+        """Wait until processes have ended so that a condition holds, or patience is at its end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while not condition():
+                    await self._exit.wait()
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -244,7 +291,7 @@ class ClusterOperator:
         if self.reconciler.state != "failed":
             self.reconciler.state = "stopping"
         self.report()
-        for member in list(self.reconciler.records):
+        for member in [*self.reconciler.records, *self._retiring]:
             with contextlib.suppress(OSError):
                 self.zygote.signal(member, signal.SIGTERM)
         end = asyncio.get_running_loop().time() + _GRACE

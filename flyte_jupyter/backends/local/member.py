@@ -76,6 +76,11 @@ class LocalMember:
             self._changed.wait_for(lambda: self._facts.get(role))
             return self._facts[role][0]
 
+    def facts(self, role: str) -> list[dict[str, Any]]:
+        """Return what the members of `role` that are ready, as far as is known, said."""
+        with self._changed:
+            return list(self._facts.get(role, ()))
+
     def _follow(self) -> None:
         with contextlib.suppress(OSError):
             for message in self._channel:

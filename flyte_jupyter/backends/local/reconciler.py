@@ -48,14 +48,14 @@ class Record:
 
     def status(self) -> MemberStatus:
         """Return what is told of it."""
+        states = {"ready": "ready", "starting": "starting", "absent": "starting"}
+        state = "retiring" if self.leaving else states.get(self.state, "exited")
         return {
             "role": self.role.name,
             "index": self.index,
             "generation": self.generation,
             "pid": self.pid,
-            "state": {"ready": "ready", "starting": "starting", "absent": "starting"}.get(
-                self.state, "exited"
-            ),  # type: ignore[typeddict-item]
+            "state": state,  # type: ignore[typeddict-item]
             "exit": self.exit,
             "log": f"{self.id}.log",
         }

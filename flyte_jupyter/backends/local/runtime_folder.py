@@ -29,6 +29,9 @@ _LONGEST_NAME = len("/4194304-100000000000-ffffffff/d1000-children")
 class RuntimeFolder:
     """One cluster's folder.
 
+    What is too large for the disk that it is on can be elsewhere: in a folder whose name ends with
+    this one's, and to which a link leads from here. It is removed with this one.
+
     Parameters
     ----------
     path
@@ -64,8 +67,18 @@ class RuntimeFolder:
         (self.path / "supervisor").write_text(f"{pid} {processes.start_stamp(pid)}")
 
     def remove(self) -> None:
-        """Delete the folder with all it holds."""
+        """Delete the folder with all it holds, here and elsewhere."""
+        for folder in self._elsewhere():
+            shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _elsewhere(self) -> list[Path]:
+        try:
+            links = [path.readlink() for path in self.path.iterdir() if path.is_symlink()]
+        except OSError:
+            return []
+        # By its name it is known to be ours: nobody's link can have anything else removed.
+        return [folder for folder in links if folder.name.endswith(self.path.name)]
 
 
 def new() -> RuntimeFolder:

@@ -42,6 +42,11 @@ def survive_fork() -> None:
     os.register_at_fork(after_in_child=_restart_background_loop)
 
 
+def preload() -> None:
+    """Import what `run_task` imports when it is first called."""
+    import flyte._internal.controllers._local_controller  # noqa: F401
+
+
 def build_task(
     name: str, config: object | None, body: Callable[[], Awaitable[None]]
 ) -> AsyncFunctionTaskTemplate[Any, Any, Any]:

@@ -1,0 +1,167 @@
+"""Reading a `spark_conf`: how many executors of what size, and what holds on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from flyte_jupyter.errors import EngineError
+
+EXECUTORS = 2
+"""As many as Spark starts on Kubernetes when nothing is said."""
+
+_MIB = 2**20
+_UNITS = {"b": 1, "k": 2**10, "m": _MIB, "g": 2**30, "t": 2**40, "p": 2**50}
+_OVERHEAD = 384
+"""MiB that an executor takes beside its heap, at least; a tenth of the heap if that is more."""
+
+_FREE_PORTS = "ports are free ones, so that clusters can stand side by side"
+_HERE: dict[str, str] = {
+    "spark.master": "the master is the cluster's own",
+    "spark.submit.deployMode": "the driver is the process that runs the cells",
+    "spark.driver.host": "everything listens on this machine alone",
+    "spark.driver.bindAddress": "everything listens on this machine alone",
+    "spark.driver.port": _FREE_PORTS,
+    "spark.blockManager.port": _FREE_PORTS,
+    "spark.driver.blockManager.port": _FREE_PORTS,
+    "spark.ui.port": _FREE_PORTS,
+    "spark.ui.filters": "the pages answer only below a path that cannot be guessed",
+    "spark.ui.reverseProxy": "the pages answer only below a path that cannot be guessed",
+    "spark.authenticate": "connections are always authenticated",
+    "spark.authenticate.secret": "the secret is made for the cluster",
+    "spark.network.crypto.enabled": "connections are always encrypted",
+    "spark.ui.showConsoleProgress": "progress is shown in the notebook",
+}  # fmt: skip
+_OTHERS = {
+    "spark.kubernetes.": "there is no Kubernetes on this machine",
+    "spark.yarn.": "there is no YARN on this machine",
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the executors of a cluster are.
+
+    Parameters
+    ----------
+    executors
+        How many.
+    cores
+        Tasks that each runs at a time.
+    shared
+        Whether `cores` is a share of the machine, and not what somebody asked for.
+    heap
+        MiB of each one's heap.
+    memory
+        MiB that each may take in all.
+    """
+
+    executors: int
+    cores: int
+    shared: bool
+    heap: int
+    memory: int
+
+
+def read(conf: Mapping[str, str]) -> Shape:
+    """Return what a `spark_conf` asks for.
+
+    Raises
+    ------
+    EngineError
+        A value makes no sense, or is more memory than there is.
+    """
+    for key, value in conf.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise EngineError(
+                "spark_conf takes text, as on Kubernetes",
+                seen=f"{key} is {value!r}",
+                fix=f'Write "{key}": "{value}".',
+            )
+    executors = _count(conf, "spark.executor.instances") or EXECUTORS
+    cores = _count(conf, "spark.executor.cores")
+    heap = _size(conf, "spark.executor.memory") or 1024
+    beside = _size(conf, "spark.executor.memoryOverhead") or max(_OVERHEAD, heap // 10)
+    beside += _size(conf, "spark.executor.pyspark.memory")
+    beside += _size(conf, "spark.memory.offHeap.size", "b")
+    driver = _size(conf, "spark.driver.memory") or 1024
+    _check_memory(executors, heap, driver)
+    share = max(1, (os.cpu_count() or 1) // executors)
+    return Shape(executors, cores or share, not cores, heap, heap + beside)
+
+
+def driver_heap(conf: Mapping[str, str]) -> int:
+    """Return the MiB of the driver's heap."""
+    return _size(conf, "spark.driver.memory") or 1024
+
+
+def given(shape: Shape) -> str:
+    """Say what executors get that ask for more cores than there are; empty if they do not."""
+    machine = os.cpu_count() or 1
+    if shape.shared or shape.executors * shape.cores <= machine:
+        return ""
+    asked = f"{shape.executors} executors run {shape.cores} tasks each at a time"
+    return f"{asked}, and share this machine's {machine} cores"
+
+
+def ignored(conf: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys that mean nothing here, with the reason."""
+    reasons = {key: _HERE[key] for key in conf if key in _HERE}
+    for prefix, reason in _OTHERS.items():
+        if found := sorted(key for key in conf if str(key).startswith(prefix)):
+            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            reasons[found[0] + others] = reason
+    return reasons
+
+
+def honoured(conf: Mapping[str, str]) -> dict[str, str]:
+    """Return what is left of a `spark_conf` for Spark."""
+    return {k: v for k, v in conf.items() if k not in _HERE and not k.startswith(tuple(_OTHERS))}
+
+
+def hadoop(conf: Mapping[str, Any]) -> dict[str, str]:
+    """Return a `hadoop_conf` as Spark takes it."""
+    prefix = "spark.hadoop."
+    return {prefix + str(key).removeprefix(prefix): str(value) for key, value in conf.items()}
+
+
+def _count(conf: Mapping[str, str], key: str) -> int:
+    """Return a whole number of at least 1; 0 if the key is not there."""
+    if key not in conf:
+        return 0
+    text = conf[key].strip()
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise EngineError(
+            f"{key} must be a whole number of at least 1",
+            seen=repr(conf[key]),
+            fix=f'Write "{key}": "2".',
+        )
+    return int(text)
+
+
+def _size(conf: Mapping[str, str], key: str, unit: str = "m") -> int:
+    """Return a size in MiB, of Spark's notation; 0 if the key is not there."""
+    if key not in conf:
+        return 0
+    match = re.fullmatch(r"(\d+)([bkmgtp]?)b?", conf[key].strip().lower(), re.ASCII)
+    if not match:
+        raise EngineError(
+            f"{key} must be a size", seen=repr(conf[key]), fix=f'Write "{key}": "512m" or "4g".'
+        )
+    return int(match[1]) * _UNITS[match[2] or unit] // _MIB
+
+
+def _check_memory(executors: int, heap: int, driver: int) -> None:
+    total = psutil.virtual_memory().total // _MIB
+    if executors * heap + driver > total:
+        asked = f"{executors} executors of {heap} MiB and a driver of {driver} MiB"
+        raise EngineError(
+            "the Spark cluster asks for more memory than this machine has",
+            seen=f"{asked}, of {total} MiB",
+            fix="Lower spark.executor.memory or spark.executor.instances.",
+        )

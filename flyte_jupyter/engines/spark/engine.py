@@ -1,0 +1,146 @@
+"""The Spark engine: a standalone master and workers, with `spark` there in every cell."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
+from flyte_jupyter.engines.spark import conf, java
+from flyte_jupyter.errors import EngineError, UsageError
+
+_DAEMONS = "flyte_jupyter.engines.spark.daemons"
+_DRIVER = "flyte_jupyter.engines.spark.session"
+_OLDEST = 4
+_OPTIONS = {
+    "workers": "spark.executor.instances",
+    "worker-cpu": "spark.executor.cores",
+    "worker-memory": "spark.executor.memory",
+}
+
+
+class SparkEngine:
+    """Describes Spark clusters; nothing here imports Spark."""
+
+    name: ClassVar[str] = "spark"
+    config_type: ClassVar[str] = "flyteplugins.spark.Spark"
+    preload: ClassVar[tuple[str, ...]] = (_DAEMONS,)
+    driver_preload: ClassVar[tuple[str, ...]] = ("flyteplugins.spark", _DRIVER)
+
+    def describe(self, config: Any, resources: Any) -> ClusterSpec:
+        """Say what the cluster of a `flyteplugins.spark.Spark` config consists of.
+
+        One worker for each executor, of the executor's size. The driver's JVM is the driver's own
+        and no role.
+        """
+        del resources
+        _require_pyspark()
+        java.find_java()
+        shape = conf.read(config.spark_conf)
+        settings = {**conf.honoured(config.spark_conf), **conf.hadoop(config.hadoop_conf)}
+        size = {"cores": shape.cores, "memory": shape.memory}
+        # The number of executors is that of the workers: another number is had by scaling.
+        settings.pop("spark.executor.instances", None)
+        return ClusterSpec(
+            engine=self.name,
+            roles=(
+                Role("master", f"{_DAEMONS}:run_master", vital=True),
+                Role(
+                    "worker",
+                    f"{_DAEMONS}:run_worker",
+                    replicas=shape.executors,
+                    args=size,
+                    after=("master",),
+                    scalable=True,
+                    shares=("cores",) if shape.shared else (),
+                ),
+            ),
+            preload=self.preload,
+            driver_preload=self.driver_preload,
+            prepare=f"{_DAEMONS}:prepare",
+            connect=f"{_DRIVER}:connect",
+            driver_args={
+                "conf": settings,
+                "heap": conf.driver_heap(config.spark_conf),
+                "python": config.executor_path or "",
+            },
+        )
+
+    def configure(self, options: Mapping[str, str]) -> Any:
+        """Build a `Spark` config from ``--workers``, ``--worker-cpu``, ``--conf`` and the like."""
+        _require_pyspark()
+        unknown = set(options) - {*_OPTIONS, "conf"}
+        if unknown:
+            raise UsageError(
+                f"Spark has no option --{min(unknown)}",
+                fix="It takes --workers, --worker-cpu, --worker-memory and --conf KEY=VALUE.",
+            )
+        settings = {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS}
+        for line in options.get("conf", "").splitlines():
+            key, separator, value = line.partition("=")
+            if not separator or not key.startswith("spark."):
+                raise UsageError(
+                    "--conf takes KEY=VALUE",
+                    seen=repr(line),
+                    fix="Write --conf spark.sql.shuffle.partitions=8.",
+                )
+            settings[key] = value
+        try:
+            conf.read(settings)
+        except EngineError as problem:
+            raise UsageError(problem.what, seen=problem.seen, fix=problem.fix) from None
+        from flyteplugins.spark import Spark
+
+        return Spark(spark_conf=settings)
+
+    def links(self, facts: Facts) -> dict[str, str]:
+        """Return the pages of the session and of the master."""
+        pages = [fact["pages"] for fact in facts.get("master", ()) if fact.get("pages")]
+        if not pages:
+            return {}
+        return {"Spark jobs": f"{pages[0]}/ui/jobs/", "Spark master": f"{pages[0]}/master/"}
+
+    def ignored(self, config: Any) -> Mapping[str, str]:
+        """Name what processes on this machine cannot have."""
+        reasons = {
+            f"spark_conf[{key!r}]": why for key, why in conf.ignored(config.spark_conf).items()
+        }
+        if said := conf.given(conf.read(config.spark_conf)):
+            reasons["spark_conf['spark.executor.cores']"] = said
+        if config.applications_path:
+            reasons["applications_path"] = "cells run in the driver, and no application's file"
+        for field in ("driver_pod", "executor_pod"):
+            if getattr(config, field) is not None:
+                reasons[field] = "there are no pods on this machine"
+        return reasons
+
+
+def _require_pyspark() -> None:
+    spec = importlib.util.find_spec("pyspark")
+    if spec is None or spec.origin is None:
+        raise EngineError(
+            "the Spark engine is not installed",
+            seen="no module named 'pyspark'",
+            fix="Type: %pip install 'flyte-jupyter[spark]'",
+        )
+    version = _version(spec.origin)
+    major = version.partition(".")[0]
+    if major.isdecimal() and int(major) < _OLDEST:
+        raise EngineError(
+            f"the Spark engine needs PySpark {_OLDEST} or later",
+            seen=f"version {version} is installed",
+            fix=f"Type: %pip install 'pyspark>={_OLDEST}'",
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _version(origin: str) -> str:
+    """Return the version of the pyspark that lies there; asked before every cell."""
+    del origin
+    try:
+        return importlib.metadata.version("pyspark")
+    except importlib.metadata.PackageNotFoundError:  # from a Spark that was unpacked by hand
+        return ""

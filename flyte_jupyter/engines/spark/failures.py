@@ -1,0 +1,66 @@
+"""Spark's exceptions, as a notebook should see them: what they say, and no frames of a JVM.
+
+PySpark's own classes hold an object of the JVM, which cannot travel. They arrive as what they
+derive from in `pyspark.errors`, so that ``except AnalysisException`` in the notebook means what it
+says.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from typing import Any
+
+from flyte_jupyter.errors import ClusterError, RemoteError
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what an exception of Spark's says, and of its last cause."""
+    cause: Any = getattr(error, "java_exception", None)
+    text = str(error)
+    while cause is not None:
+        text = str(cause.getMessage() or cause.toString())
+        cause = cause.getCause()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def refused(error: BaseException) -> ClusterError:
+    """Say in one line that there is no session, and why."""
+    return ClusterError(
+        "Spark made no session",
+        seen=reason(error),
+        fix="If a key of spark_conf is to blame, declare the environment without it.",
+    )
+
+
+def make_picklable() -> None:
+    """Have exceptions of PySpark's travel to the notebook."""
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors.exceptions.captured import CapturedException
+
+    copyreg.pickle(Py4JJavaError, _reduce_java)
+    kinds = [CapturedException]
+    while kinds:
+        kind = kinds.pop()
+        copyreg.pickle(kind, _reduce)
+        kinds += kind.__subclasses__()
+
+
+def _reduce(error: Any) -> tuple[Any, ...]:
+    return rebuild, (type(error).__name__, str(error))
+
+
+def _reduce_java(error: Any) -> tuple[Any, ...]:
+    name = error.java_exception.getClass().getName()
+    return rebuild, (name, reason(error))
+
+
+def rebuild(name: str, text: str) -> Exception:
+    """Make an exception of `pyspark.errors` again, or say what it was."""
+    import pyspark.errors
+
+    kind = getattr(pyspark.errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, pyspark.errors.PySparkException):
+        error: Exception = kind(message=text)
+        return error
+    return RemoteError(name, seen=text)

@@ -240,11 +240,25 @@ class KeptBuffers:
         KeptBufferError
             When it is not kept here.
         """
+        return self._get(key).fresh()
+
+    def held(self, key: int) -> Extent | bytes | memoryview:
+        """Give the place of buffer `key` in shared memory, or its frame, for a third process.
+
+        Raises
+        ------
+        KeptBufferError
+            When it is not kept here.
+        """
+        kept = self._get(key)
+        return kept.extent if isinstance(kept, _Region) else kept.data
+
+    def _get(self, key: int) -> _Region | _Frame:
         if key not in self._kept:
             raise KeptBufferError(
                 "An input that was sent before is not here any more", fix="Run the cell again"
             )
-        return self._kept[key].fresh()
+        return self._kept[key]
 
     def forget(self, keys: Iterable[int]) -> None:
         """Drop buffers; numbers that are not kept are passed over."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
-import importlib
 import os
 import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +34,7 @@ from flyte_jupyter.driver import (
     wire,
 )
 from flyte_jupyter.driver.descriptors import PresentLog, crash_path
-from flyte_jupyter.driver.job import Job, Outcome
+from flyte_jupyter.driver.job import Job, Outcome, named
 from flyte_jupyter.driver.leavings import Collector, LiveCell
 from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.replies import check_bound
@@ -164,7 +163,7 @@ class DriverKernel(IPythonKernel):
             Whatever the engine's function raises; then it is tried again when this is called again.
         """
         if connect := self.member.args["connect"]:
-            self.provided = _resolve(connect)(self.member) or {}
+            self.provided = named(connect)(self.member) or {}
             self.member.args["connect"] = ""
 
     def _follow(self, cwd: str) -> None:
@@ -224,7 +223,7 @@ class DriverKernel(IPythonKernel):
             self.connect()
             self._follow(content["cwd"])
             job = Job(self, content, pickle.loads(buffers[0]), inputs, parent)
-            outcome: Outcome = await _resolve(self.member.args["run"])(job)
+            outcome: Outcome = await named(self.member.args["run"])(job)
         finally:
             inputs.close()
         if outcome.outputs is not None and outcome.outputs.header["segments"]:
@@ -245,13 +244,6 @@ class DriverKernel(IPythonKernel):
             parcel.close()
         for name in data.get("drop", ()):
             self.refs.drop(name)
-
-
-def _resolve(target: str) -> Callable[..., Any]:
-    """Import what ``"module:function"`` names."""
-    module, _, name = target.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function
 
 
 @contextlib.contextmanager

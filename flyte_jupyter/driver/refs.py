@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import reprlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -15,6 +16,9 @@ from flyte_jupyter.errors import RefLost
 _PREVIEW = 500
 _COUNTED = 16 * 2**20
 
+
+previews: dict[type, Callable[[Any], str]] = {}
+"""How values of some types are shown, where their own text would cost or tell too much."""
 
 _store: RefStore | None = None
 
@@ -136,7 +140,10 @@ class _Counter:
 def preview(value: object) -> str:
     """Return a short text of a value; never raises, and never prints a whole collection."""
     try:
-        text = repr(value) if hasattr(value, "shape") else reprlib.Repr().repr(value)
+        if shown := next((previews[k] for k in type(value).__mro__ if k in previews), None):
+            text = shown(value)
+        else:
+            text = repr(value) if hasattr(value, "shape") else reprlib.Repr().repr(value)
     except Exception as error:  # noqa: BLE001 - a broken __repr__ must not fail the run
         return f"<repr failed: {type(error).__name__}: {error}>"
     return text if len(text) <= _PREVIEW else text[: _PREVIEW - 1] + "…"

@@ -152,6 +152,17 @@ class OpenSegment:
         self._whole: memoryview | None = None
         self.size = record["size"]
 
+    def record(self) -> SegmentRecord:
+        """Say where a third process finds it, for as long as this one has it open."""
+        found = os.fstat(self._fd)
+        return {
+            "path": f"/proc/{os.getpid()}/fd/{self._fd}",
+            "unlink": False,
+            "ino": found.st_ino,
+            "dev": found.st_dev,
+            "size": self.size,
+        }
+
     def retain(self) -> OpenSegment:
         """Add a user; each one calls `release` in the end."""
         self._users += 1
@@ -218,6 +229,16 @@ class Extent:
             segments[index].part(offset, here)
             self._parts.append((segments[index], offset, here))
             index, offset, left = index + 1, 0, left - here
+
+    @property
+    def segments(self) -> list[OpenSegment]:
+        """Those that it lies in, in order."""
+        return [segment for segment, *_ in self._parts]
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in the first of them, in bytes."""
+        return self._parts[0][1]
 
     def map(self) -> memoryview:
         """Map all of it as one: writable, private, and freed alone."""

@@ -33,6 +33,8 @@ class TaskRequest(TypedDict):
     keeps: list[str]
     allow_stdin: bool
     cwd: str
+    ranks: str
+    """Which ranks' output to show, for engines that run a cell in several: ``all``, ``0,3``."""
 
 
 class RefInfo(TypedDict):
@@ -55,8 +57,8 @@ class TaskReply(TypedDict, total=False):
     evalue: str
     traceback: list[str]
     exception: Any
-    where: Literal["cell", "inputs", "outputs"]
-    """What failed: the cell itself, or the way of its values in or out."""
+    where: Literal["cell", "inputs", "outputs", "cluster"]
+    """What failed: the cell itself, the way of its values in or out, or what it runs on."""
 
 
 class Housekeeping(TypedDict, total=False):

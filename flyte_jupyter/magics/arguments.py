@@ -123,3 +123,17 @@ def count(text: str, least: int = 0) -> int:
 def workers(text: str) -> int:
     """Read a number of workers, at least one."""
     return count(text, 1)
+
+
+def ranks(text: str) -> str:
+    """Read which ranks to show: ``all``, or numbers with commas.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is neither.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if text != "all" and not (words and all(word.isdecimal() for word in words)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither `all` nor numbers such as 0,1")
+    return ",".join(words)

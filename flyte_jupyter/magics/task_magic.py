@@ -12,7 +12,7 @@ from flyte_jupyter.cells.names import CellNames, analyze
 from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.driver.relay import NotebookSink
 from flyte_jupyter.errors import UsageError
-from flyte_jupyter.magics.arguments import MagicParser, count, names, seconds
+from flyte_jupyter.magics.arguments import MagicParser, count, names, ranks, seconds
 from flyte_jupyter.session import CellTask, Ref, Run, Session
 from flyte_jupyter.widgets.progress import StartProgress
 from flyte_jupyter.widgets.table import Table
@@ -50,6 +50,13 @@ def make_parser() -> MagicParser:
     )
     parser.add_argument(
         "--retries", type=count, default=0, metavar="N", help="try again N times after a failure"
+    )
+    parser.add_argument(
+        "--ranks",
+        type=ranks,
+        default=None,
+        metavar="RANKS",
+        help="PyTorch: show what these ranks print: `all`, or 0,3; without it, rank 0",
     )
     parser.add_argument("--name", default="cell", help="what the run is called in %%flyte runs")
     parser.add_argument(
@@ -118,6 +125,10 @@ class TaskMagic:
         self._check(request)
         # Before anything is captured or started: an unknown environment is the first thing to say.
         environment = self._session.environment(options.environment)
+        if options.ranks and not environment.has_ranks:
+            raise UsageError(
+                f"{environment.name} has no ranks", fix="--ranks is for PyTorch environments."
+            )
         self._reload_local_modules()
         captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
         if options.capture:
@@ -201,6 +212,7 @@ class TaskMagic:
             timeout=options.timeout,
             retries=options.retries,
             cells=dict(self._shell.compile._filename_map),
+            ranks=options.ranks or "",
         )
         background = options.bg is not None
         ask = None if background else self._asker()

@@ -87,7 +87,10 @@ def _env(session: Session, options: argparse.Namespace) -> Any:
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
-    """Read ``--option value`` pairs; which there are is the engine's to say."""
+    """Read ``--option value`` pairs, a line for each where one is repeated.
+
+    Which there are is the engine's to say.
+    """
     pairs: dict[str, str] = {}
     rest = list(words)
     while rest:
@@ -99,7 +102,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
             if not rest or rest[0].startswith("--"):
                 raise UsageError(f"%flyte env: --{option} takes a value")
             value = rest.pop(0)
-        pairs[option] = value
+        pairs[option] = f"{pairs[option]}\n{value}" if option in pairs else value
     return pairs
 
 

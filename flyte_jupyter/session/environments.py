@@ -53,6 +53,11 @@ class Environment:
         """The plugin config, or None."""
         return self.declared.plugin_config
 
+    @property
+    def has_ranks(self) -> bool:
+        """Whether its cells run in several processes at once, each with a number."""
+        return bool(getattr(self.engine, "ranks", False))
+
     def spec(self, secrets: Mapping[str, str]) -> ClusterSpec:
         """Describe the cluster, with the environment's variables and `secrets` in each process."""
         spec = self.engine.describe(self.config, self.declared.resources)

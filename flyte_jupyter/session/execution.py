@@ -216,6 +216,7 @@ class Execution:
             "keeps": list(task.keeps),
             "allow_stdin": self._ask is not None,
             "cwd": os.getcwd(),  # noqa: PTH109 - as text
+            "ranks": task.ranks,
         }
 
     def _unknown_cells(self) -> dict[str, tuple[int, str]]:

@@ -46,6 +46,9 @@ class CellTask:
     cells
         The notebook's cells: file names in tracebacks, and execution counts. Functions of other
         cells are then shown with their own lines.
+    ranks
+        Whose output to show where a cell runs in several ranks: ``all``, or numbers with commas;
+        empty for rank 0 alone.
     """
 
     code: str
@@ -58,6 +61,7 @@ class CellTask:
     timeout: float = 0.0
     retries: int = 0
     cells: Mapping[str, int] = field(default_factory=dict)
+    ranks: str = ""
 
 
 class Controls(Protocol):

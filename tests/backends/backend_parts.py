@@ -79,8 +79,8 @@ class Watched:
         """Run code in the driver; returns what it bound and what it printed."""
         address = self.backend.address(name)
         client = DriverClient(address.connection)
-        await client.connect()
         try:
+            await client.connect()
             return await run_code(client, code, returns)
         finally:
             client.close()
@@ -101,6 +101,7 @@ async def run_code(client, code, returns=(), **inputs):
         "cells": {},
         "allow_stdin": False,
         "cwd": os.getcwd(),
+        "ranks": "",
     }
     declaration = cloudpickle.dumps({"name": "toy.cell", "config": None})
     try:

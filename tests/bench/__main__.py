@@ -8,7 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench import ending, killing, latency, loading, output, report, starting, values
+from tests.bench import (
+    ending,
+    killing,
+    latency,
+    loading,
+    output,
+    report,
+    spark_rows,
+    starting,
+    values,
+)
 from tests.bench.rows import Group, Row
 from tests.bench.workplace import workplace
 
@@ -22,6 +32,7 @@ GROUPS: dict[str, Group] = {
     "end": ending.ending,
     "flood": output.flood,
     "kills": killing.kills,
+    "spark": spark_rows.spark,
 }
 
 

@@ -1,0 +1,59 @@
+"""What a task's end looks like on the wire: its values, or the exception that ended it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from flyte_jupyter.driver import transfer
+
+if TYPE_CHECKING:
+    from flyte_jupyter.driver.shell import DriverShell
+    from flyte_jupyter.driver.wire import TaskReply
+
+Where = Literal["cell", "inputs", "outputs", "cluster"]
+
+
+def failure(
+    shell: DriverShell, error: BaseException, where: Where
+) -> tuple[TaskReply, list[bytes | memoryview]]:
+    """Return the reply, and its frames, of a task that an exception ended.
+
+    Parameters
+    ----------
+    shell
+        Where the cell ran; the traceback that it made of the exception is taken from it.
+    error
+        The exception; it travels too, if it can be pickled.
+    where
+        What failed.
+    """
+    lines = shell.remote_traceback if where == "cell" else None
+    reply: TaskReply = {
+        "status": "error",
+        "where": where,
+        "ename": type(error).__name__,
+        "evalue": str(error),
+        "traceback": lines or _format(shell, error),
+        "exception": None,
+    }
+    shell.remote_traceback = None
+    try:
+        parcel = transfer.pack({"exception": error}, shared=False)
+    except Exception:  # noqa: BLE001 - then it is told, not sent
+        return reply, []
+    reply["exception"] = parcel.header
+    return reply, parcel.frames
+
+
+def _format(shell: DriverShell, error: BaseException) -> list[str]:
+    tb = shell.InteractiveTB
+    lines: list[str] = tb.structured_traceback(type(error), error, error.__traceback__)
+    return lines
+
+
+def check_bound(names: Sequence[str], namespace: Mapping[str, Any]) -> None:
+    """Raise NameError if a cell has not bound all the names that it was asked for."""
+    if unbound := [name for name in names if name not in namespace]:
+        listed = ", ".join(f"`{name}`" for name in unbound)
+        raise NameError(f"the cell ended without binding {listed}")

@@ -1,0 +1,1 @@
+"""The PyTorch engine; its description is in `engine`, which imports no torch."""

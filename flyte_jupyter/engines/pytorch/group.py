@@ -1,0 +1,337 @@
+"""One task's ranks, as the driver hears them; it judges how the task ends.
+
+A rank that has done, or failed, waits for the driver's word before it leaves. So it is the driver
+that decides whether an exception is the cause or only the consequence of another rank's death, and
+what torch's agents see of ranks that end by themselves is only what calls for a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import secrets
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from flyte_jupyter.driver import transfer
+from flyte_jupyter.driver.forwarding import forward
+from flyte_jupyter.driver.job import Job, Outcome
+from flyte_jupyter.engines.pytorch.asking import Desk, ask_nodes
+from flyte_jupyter.engines.pytorch.engine import nodes as least_and_most
+from flyte_jupyter.engines.pytorch.failures import crashed, note_of_restart
+from flyte_jupyter.engines.pytorch.frames import ERR, OUT, SAY, FrameSocket
+from flyte_jupyter.engines.pytorch.links import NodeLink, RankLink
+from flyte_jupyter.engines.pytorch.screen import Screen, shown_ranks
+from flyte_jupyter.errors import ClusterError, TaskTimeout
+
+if TYPE_CHECKING:
+    from flyte_jupyter.driver.wire import TaskReply
+
+_JUDGEMENT = 0.05
+"""Seconds after an exception in which the death of another rank may show as its cause."""
+_LAST_WORDS = 1.0
+"""Seconds that ranks have, after an interrupt, once the first of them has ended."""
+_IGNORED = 5.0
+"""Seconds after which ranks that all ignore an interrupt are ended."""
+_FAREWELL = 5.0
+"""Seconds that agents have to end after their ranks were let go."""
+
+
+class Group:
+    """All ranks of one task.
+
+    Parameters
+    ----------
+    job
+        The task.
+    driver
+        Where ranks connect.
+    """
+
+    def __init__(self, job: Job, driver: Desk) -> None:
+        self.job, self._driver = job, driver
+        self._config = job.config
+        self._least, self._most = least_and_most(self._config.nnodes)
+        self._loop = asyncio.get_running_loop()
+        self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._token = secrets.token_hex(8)
+        self._nodes: list[NodeLink] = []
+        self._ranks: list[RankLink] = []
+        self._regrouping = True
+        self._interrupted = False
+        self._restarts = 0
+        world = self._most * self._config.nproc_per_node
+        shown = shown_ranks(job.request["ranks"], world)
+        self._screen = Screen(job.write, shown, job.member.folder / "logs")
+
+    # -- the whole --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Accept ranks meanwhile; in the end nothing of them is left."""
+        listener = self._driver.listener
+        self._loop.add_reader(listener, self._accept)
+        try:
+            yield
+        finally:
+            self._loop.remove_reader(listener)
+            for link in self._links():
+                if not link.leaving:
+                    link.close()
+
+    async def run(self) -> Outcome:
+        """Run the task to its end."""
+        self._warn()
+        begun = self._loop.create_task(self._begin())
+        begun.add_done_callback(self._begun)
+        policy = self._config.run_policy
+        limit = getattr(policy, "active_deadline_seconds", None)
+        try:
+            async with asyncio.timeout(limit):
+                return await self._outcome
+        except TimeoutError:
+            raise TaskTimeout(
+                "the ranks were stopped",
+                seen=f"run_policy.active_deadline_seconds={limit} have passed",
+            ) from None
+        finally:
+            begun.cancel()
+            self._screen.finish()
+
+    def _warn(self) -> None:
+        ranks, cpus = self._most * self._config.nproc_per_node, os.cpu_count() or 1
+        if ranks > cpus and not self._driver.warned:
+            self._driver.warned = True
+            have = "1 CPU" if cpus == 1 else f"{cpus} CPUs"
+            self.job.write("stderr", f"{ranks} ranks share the {have} of this machine.\n")
+
+    async def _begin(self) -> None:
+        """Ask the nodes, from a clean start."""
+        self._ranks, self._regrouping = [], True
+        self._nodes = await ask_nodes(self.job, self._driver, self._token, self._restarts)
+        for node in self._nodes:
+            self._loop.add_reader(node.link.sock, self._on_node, node)
+
+    # -- what nodes say ---------------------------------------------------------------------
+
+    def _on_node(self, node: NodeLink) -> None:
+        frames = node.link.receive()
+        for _, body in frames or ():
+            said = pickle.loads(body)
+            getattr(self, f"_node_is_{said['is']}")(node, said)
+        if frames is None:
+            self._loop.remove_reader(node.link.sock)
+            node.gone.set()
+            if not node.ended:
+                self._lose(node, "it has died, and is being replaced")
+
+    def _node_is_restarting(self, node: NodeLink, said: dict[str, Any]) -> None:
+        """Torch's agent starts its ranks again; what the old ones said does not count."""
+        for rank in self._ranks:
+            rank.old = rank.old or rank.node == node.index
+        self._regrouping = True
+        if said["failures"]:
+            self._restarts += 1
+            of = self._config.max_restarts
+            self.job.write("stderr", note_of_restart(said["failures"], self._restarts, of))
+
+    def _node_is_ended(self, node: NodeLink, said: dict[str, Any]) -> None:
+        node.ended = True
+        if said["failed"]:
+            self._hear_out()
+            self._raise(crashed(said["failures"], self._restarts))
+
+    def _node_is_broken(self, node: NodeLink, said: dict[str, Any]) -> None:
+        node.ended = True
+        self._lose(node, said["error"])
+
+    def _lose(self, node: NodeLink, why: str) -> None:
+        if self._outcome.done():
+            return
+        left = len(self._nodes) - 1
+        if self._interrupted or self._least == self._most or left < self._least:
+            self._raise(ClusterError(f"node {node.index} was lost", seen=why))
+            return
+        self._restarts += 1
+        nodes = "1 node" if left == 1 else f"{left} nodes"
+        self.job.write("stderr", f"Node {node.index} was lost; all ranks start again on {nodes}.\n")
+        for link in self._links():
+            link.close()
+        task = self._loop.create_task(self._begin())
+        task.add_done_callback(self._begun)
+
+    def _begun(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._raise(task.exception())
+
+    # -- what ranks say ---------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._driver.listener.accept()
+            connection.setblocking(True)
+            rank = RankLink(FrameSocket(connection), self._loop, self._screen)
+            self._ranks.append(rank)
+            self._loop.add_reader(connection, self._on_rank, rank)
+
+    def _hear_out(self) -> None:
+        """Take in what ranks have said before they died."""
+        for rank in list(self._ranks):
+            while rank.link.sock.fileno() >= 0 and not rank.over and self._on_rank(rank):
+                pass
+            rank.drain()
+
+    def _on_rank(self, rank: RankLink) -> bool:
+        """Take in what a rank has said; returns whether it was anything."""
+        frames = rank.link.receive()
+        for letter, body in frames or ():
+            if letter == SAY:
+                said = pickle.loads(body)
+                getattr(self, f"_rank_is_{said['is']}")(rank, said)
+            else:
+                rank.show({OUT: "stdout", ERR: "stderr"}[letter], body)
+        if frames is None:
+            self._loop.remove_reader(rank.link.sock)
+            rank.drain()
+            rank.over = True
+            rank.crashed = not rank.reply
+            self._consider()
+        return bool(frames)
+
+    def _rank_is_hello(self, rank: RankLink, said: dict[str, Any]) -> None:
+        if said["token"] != self._token:
+            rank.close()  # of a task that is over
+            return
+        rank.greet(said)
+        if self._interrupted:
+            rank.signal(signal.SIGINT)
+        present = [r for r in self._ranks if r.greeted and not (r.old or r.crashed)]
+        if len(present) == rank.world:
+            self._regrouping = False
+            self._consider()
+
+    def _rank_is_publish(self, rank: RankLink, said: dict[str, Any]) -> None:
+        del rank
+        self.job.publish(said["kind"], said["content"], said["metadata"], said["buffers"])
+
+    def _rank_is_ref(self, rank: RankLink, said: dict[str, Any]) -> None:
+        """Pack a value that the driver keeps; the shared memory goes when the task has ended."""
+        try:
+            value = self.job.resolve(said["name"])
+        except KeyError:
+            rank.link.say("value", header=None, frames=[])
+            return
+        parcel = transfer.pack({"value": value}, folder=self.job.member.folder)
+        rank.parcels.append(parcel)
+        frames = [bytes(frame) for frame in parcel.frames]
+        rank.link.say("value", header=parcel.header, frames=frames)
+
+    def _rank_is_end(self, rank: RankLink, said: dict[str, Any]) -> None:
+        rank.reply, rank.frames, rank.when = said["reply"], said["frames"], self._loop.time()
+        if self._interrupted:
+            first = not any(r.over for r in self._ranks)
+            rank.over = True
+            rank.leave()  # its connections go with it, and free who waits at the other end
+            if first:
+                self._loop.call_later(_LAST_WORDS, self._stop)
+            self._consider()
+        elif rank.reply["status"] == "ok":
+            self._consider()
+        else:
+            self._loop.call_later(_JUDGEMENT, self._consider)
+
+    # -- judgement --------------------------------------------------------------------------
+
+    def _consider(self) -> None:
+        """End the task if it is clear how it ends."""
+        if self._outcome.done():
+            return
+        present = [rank for rank in self._ranks if rank.greeted and not rank.old]
+        if self._interrupted:
+            if present and not self._regrouping and all(rank.over for rank in present):
+                self._stop()
+            return
+        if self._regrouping or any(rank.crashed for rank in present):
+            return  # torch's agent begins anew, or gives up
+        failed = [rank for rank in present if rank.failed]
+        if failed and self._loop.time() - failed[0].when >= _JUDGEMENT * 0.9:
+            self._fail(min(failed, key=lambda rank: rank.when))
+        elif not failed and all(rank.reply for rank in present):
+            self._succeed(present)
+
+    def _fail(self, rank: RankLink) -> None:
+        rank.drain()
+        self._set(Outcome(cast("TaskReply", rank.reply), rank.frames))
+
+    def _succeed(self, ranks: list[RankLink]) -> None:
+        for rank in ranks:
+            rank.drain()
+        first = next(rank for rank in ranks if rank.number == 0)
+        try:
+            outcome = self._take(first)
+        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
+            self._raise(error)
+            return
+        links: list[NodeLink | RankLink] = [*ranks, *self._nodes]
+        for link in links:
+            link.leave()
+        self._driver.leaving = asyncio.ensure_future(self._part())
+        self._set(outcome)
+
+    def _take(self, rank: RankLink) -> Outcome:
+        """Take over what rank 0 returns, which goes when it does."""
+        reply: Any = rank.reply
+        kept = transfer.unpack(reply["kept"], reply["kept_frames"])
+        outputs = forward(reply["outputs"], rank.frames)
+        refs = {name: self.job.keep(value) for name, value in kept.items()}
+        told: TaskReply = {"status": "ok", "outputs": outputs.header, "refs": refs}
+        return Outcome(told, outputs.frames, outputs)
+
+    async def _part(self) -> None:
+        """Let agents end by themselves, and see to it that they do."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                for node in self._nodes:
+                    await node.gone.wait()
+        for link in self._links():
+            link.close()
+
+    def _links(self) -> list[NodeLink | RankLink]:
+        return [*self._nodes, *self._ranks]
+
+    # -- interrupts -------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in every rank."""
+        self._interrupted = True
+        for rank in self._ranks:
+            rank.signal(signal.SIGINT)
+        if any(rank.reply for rank in self._ranks):
+            self._loop.call_later(_LAST_WORDS, self._stop)
+        self._loop.call_later(_IGNORED, self._stop)
+
+    def _stop(self) -> None:
+        """End with what the interrupted ranks said, and the ranks with it."""
+        stopped = [
+            r for r in self._ranks if r.reply and r.reply.get("ename") == "KeyboardInterrupt"
+        ]
+        if stopped:
+            self._fail(min(stopped, key=lambda rank: rank.number))
+        else:
+            self._raise(KeyboardInterrupt())
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _set(self, outcome: Outcome) -> None:
+        if self._outcome.done():
+            if outcome.outputs:
+                outcome.outputs.close()
+        else:
+            self._outcome.set_result(outcome)
+
+    def _raise(self, error: BaseException | None) -> None:
+        if error is not None and not self._outcome.done():
+            self._outcome.set_exception(error)

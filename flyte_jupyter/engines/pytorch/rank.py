@@ -1,0 +1,241 @@
+"""One rank of a task: a forked process in which the cell runs as it would in the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import builtins
+import contextlib
+import faulthandler
+import gc
+import getpass
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from flyte_jupyter.driver import (
+    flyte_context,
+    local_imports,
+    refs,
+    replies,
+    shell,
+    transfer,
+)
+from flyte_jupyter.driver.shell import DriverShell
+from flyte_jupyter.driver.wire import TaskReply, TaskRequest
+from flyte_jupyter.engines.pytorch.agent import LEFT
+from flyte_jupyter.engines.pytorch.frames import ERR, OUT, FrameSocket
+from flyte_jupyter.engines.pytorch.rank_shell import redirect
+from flyte_jupyter.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What ranks need to know, beside what torch's agent tells them.
+
+    Parameters
+    ----------
+    request
+        The notebook's; its cells are all that the driver knows.
+    declaration
+        The environment's name and plugin config.
+    header, frames
+        The inputs.
+    driver, token
+        Where the driver listens, and what it wants to hear.
+    folder
+        The cluster's folder.
+    roots
+        Folders whose modules travel by value.
+    """
+
+    request: TaskRequest
+    declaration: dict[str, Any]
+    header: Any
+    frames: list[bytes]
+    driver: str
+    token: str
+    folder: Path
+    roots: list[str]
+
+
+class _DriversRefs(refs.RefStore):
+    """The values that the driver keeps, as far as this rank asks for them."""
+
+    def __init__(self, link: FrameSocket) -> None:
+        super().__init__("")
+        self._link = link
+
+    def __contains__(self, name: str) -> bool:
+        if name not in self._values:
+            self._link.say("ref", name=name)
+            answer = self._link.hear()
+            if answer is None or answer["header"] is None:
+                return False
+            self._values[name] = transfer.unpack(answer["header"], answer["frames"])["value"]
+        return True
+
+
+def be_rank(task: Task, node: int, ipython: DriverShell, environ: dict[str, str]) -> NoReturn:
+    """Run the cell, tell the driver what came of it, and leave when the driver says so.
+
+    Parameters
+    ----------
+    task
+        What to run.
+    node
+        Number of the node.
+    ipython
+        The shell to run it in.
+    environ
+        The variables by which torch's agent tells a rank which it is.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environ)
+    os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
+    atexit._clear()  # what is registered from here on belongs to the cell
+    link = FrameSocket.connect(task.driver)
+    ends = redirect(link, (OUT, ERR))
+    faulthandler.enable(2)
+    number, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    link.say("hello", ends, token=task.token, rank=number, world=world, node=node, pid=os.getpid())
+    for end in ends:
+        os.close(end)
+    if number == 0:
+        ipython.display_pub.session.link = link
+    gc.unfreeze()
+    rank = _Rank(task, ipython, link, number, world)  # it holds what is returned
+    reply, frames = rank.perform()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link.say("end", reply=reply, frames=[bytes(frame) for frame in frames])
+    link.hear()  # until everybody is done: who leaves early cuts connections of the others
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    os._exit(LEFT)
+
+
+class _Rank:
+    """The task in this process."""
+
+    def __init__(
+        self, task: Task, ipython: DriverShell, link: FrameSocket, number: int, world: int
+    ) -> None:
+        self._task, self._shell, self._link = task, ipython, link
+        self._number, self._world = number, world
+        self._parcels: list[transfer.Parcel] = []
+
+    def perform(self) -> tuple[Any, list[Any]]:
+        """Run it; returns a reply and its frames."""
+        try:
+            inputs = self._prepare()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
+            return self._fail(error, "inputs")
+        request = self._task.request
+        cell = shell.Cell(request["code"], request["count"], request["line"], inputs)
+        with shell.fresh_namespace(self._shell, inputs) as namespace:
+            try:
+                failure = asyncio.run(self._run(cell))
+            except BaseException as raised:  # noqa: BLE001 - the same
+                failure = raised
+            if failure is not None:
+                return self._fail(failure, "cell")
+            try:
+                return self._collect(namespace) if self._number == 0 else ({"status": "ok"}, [])
+            except BaseException as raised:  # noqa: BLE001 - a user's object may raise anything
+                return self._fail(raised, "outputs")
+
+    def _prepare(self) -> dict[str, object]:
+        task = self._task
+        with contextlib.suppress(OSError):
+            os.chdir(task.request["cwd"])
+        local_imports.install(task.roots)
+        builtins.input = getpass.getpass = _cannot_ask
+        _be_different_from_others()
+        _use_device()
+        _DriversRefs(self._link).publish()
+        inputs = transfer.unpack(task.header, task.frames)
+        shell.learn_cells(self._shell, task.request["cells"])
+        return inputs
+
+    async def _run(self, cell: shell.Cell) -> BaseException | None:
+        outcome: list[BaseException | None] = []
+
+        async def body() -> None:
+            outcome.append(await shell.run_cell(self._shell, cell))
+
+        # The plugin's own template would start ranks; its `pre` has run in the agent.
+        task = flyte_context.build_task(self._task.declaration["name"], None, body)
+        run, folder = self._task.request["run"], self._task.folder / "data"
+        interruptible = shell.Interruptible()
+        try:
+            await interruptible.run(flyte_context.run_task(task, run, folder))
+        except KeyboardInterrupt as interrupt:
+            return interrupt
+        failure = outcome[0] if outcome else None
+        if interruptible.interrupted and type(failure).__name__ == "CancelledError":
+            return KeyboardInterrupt()
+        return failure
+
+    def _collect(self, namespace: dict[str, Any]) -> tuple[Any, list[Any]]:
+        """Pack what rank 0 returns, and what it leaves with the driver."""
+        request = self._task.request
+        replies.check_bound([*request["returns"], *request["keeps"]], namespace)
+        outputs, kept = (
+            transfer.pack({name: namespace[name] for name in names}, folder=self._task.folder)
+            for names in (request["returns"], request["keeps"])
+        )
+        self._parcels += outputs, kept  # they live until the driver lets this process go
+        reply = {"status": "ok", "outputs": outputs.header, "kept": kept.header}
+        return {**reply, "kept_frames": kept.frames}, outputs.frames
+
+    def _fail(self, error: BaseException, where: replies.Where) -> tuple[TaskReply, list[Any]]:
+        which = f"raised on rank {self._number} of {self._world}"
+        lines = self._shell.remote_traceback
+        with contextlib.suppress(Exception):
+            error.add_note(which)
+        if lines and where == "cell":
+            lines.append(f"\x1b[31m{which}\x1b[0m")
+        return replies.failure(self._shell, error, where)
+
+
+def _cannot_ask(*prompt: object, **more: object) -> NoReturn:
+    del prompt, more
+    raise UsageError(
+        "a cell that runs in several ranks cannot ask",
+        fix="Ask in a plain cell; the answer travels as an input.",
+    )
+
+
+def _be_different_from_others() -> None:
+    """Draw random numbers of its own: what was seeded before the fork is every rank's."""
+    torch.default_generator.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    # It has read the variable when it was loaded, long before.
+    if threads := os.environ.get("OMP_NUM_THREADS", ""):
+        with contextlib.suppress(ValueError, RuntimeError):
+            torch.set_num_threads(int(threads))
+
+
+def _use_device() -> None:
+    """Take the GPU of this rank's number, where there are any."""
+    count = torch.cuda.device_count()
+    if not count:
+        return
+    local, ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if ranks > count and int(os.environ["RANK"]) == 0:
+        gpus = "1 GPU" if count == 1 else f"{count} GPUs"
+        print(f"{ranks} ranks share {gpus} of this machine.", file=sys.stderr)
+    torch.cuda.set_device(local % count)
+
+
+def use_loopback() -> None:
+    """Have the libraries that ranks talk through use the loopback interface alone."""
+    name = "lo" if sys.platform == "linux" else "lo0"
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME"):
+        os.environ.setdefault(variable, name)

@@ -1,0 +1,137 @@
+"""The driver of a Ray cluster: connected before the first cell runs."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from IPython.core.getipython import get_ipython
+
+from flyte_jupyter.engines.engine import Member
+from flyte_jupyter.engines.ray import private
+from flyte_jupyter.engines.ray.groups import HEAD
+from flyte_jupyter.engines.ray.worker_output import WorkerOutput
+from flyte_jupyter.errors import EngineError
+
+_RENEWING = ("namespace", "runtime_env", "job_config")
+"""Options of `ray.init` for which a job is given up and another begun."""
+_SHAPE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
+
+
+def connect(member: Member) -> None:
+    """Make this process the driver of a job in its cluster.
+
+    Raises
+    ------
+    EngineError
+        The cluster that the environment names does not let it in.
+    """
+    address = member.args["address"]
+    head: Mapping[str, Any] = {}
+    if not address:
+        private.use_token(member.args["token"])
+        head = member.wait_for(HEAD)
+        address = head["address"]
+        os.environ["RAY_OVERRIDE_DASHBOARD_URL"] = head["dashboard"]  # where it needs no token
+    # For what reads the environment: Ray in a subprocess of the cell, and Flyte's own plugin.
+    os.environ["RAY_ADDRESS"] = address
+    private.pickle_local_modules_by_value()
+    connection = _Connection(ray.init, address, member.args["runtime_env"], own=bool(head))
+    ray.init = connection.init
+    if not ray.is_initialized():
+        connection.begin({})
+    if head:
+        _show_output_of_workers(Path(head["session"]) / "logs")
+
+
+def _show_output_of_workers(folder: Path) -> None:
+    output = contextvars.Context().run(WorkerOutput, folder)
+    shell = get_ipython()
+    if shell is not None:
+        shell.events.register("post_execute", output.drain)
+
+
+class _Connection:
+    """Stands in for `ray.init` in a process that has a cluster.
+
+    Parameters
+    ----------
+    init
+        Ray's own.
+    address, runtime_env
+        What the environment declares.
+    own
+        Whether the cluster is this environment's own, and not one that it has named.
+    """
+
+    def __init__(
+        self, init: Callable[..., Any], address: str, runtime_env: dict[str, Any], *, own: bool
+    ) -> None:
+        self._init, self._address, self._own = init, address, own
+        self._runtime_env = runtime_env
+        self._options: dict[str, Any] = {}
+
+        @functools.wraps(init)
+        def stand_in(address: str | None = None, **options: Any) -> Any:
+            return self._again(address, options)
+
+        self.init = stand_in
+
+    def _again(self, address: str | None, options: dict[str, Any]) -> Any:
+        if address not in (None, "auto", self._address):
+            if ray.is_initialized():
+                raise EngineError(
+                    "this driver belongs to the cluster of its environment",
+                    seen=f"ray.init(address={address!r})",
+                    fix="Name another cluster in the environment: RayJobConfig(address=...).",
+                )
+            return self._init(address, **options)
+        if shape := [name for name in _SHAPE if options.get(name) is not None]:
+            raise EngineError(
+                "the cluster is there already",
+                seen=f"ray.init({shape[0]}=...)",
+                fix="Say in RayJobConfig what its nodes have.",
+            )
+        asked = {name: options[name] for name in _RENEWING if options.get(name) is not None}
+        if ray.is_initialized():
+            if asked in ({}, self._options):
+                return self._init(ignore_reinit_error=True, logging_level=logging.WARNING)
+            ray.shutdown()
+        return self.begin(asked)
+
+    def begin(self, asked: dict[str, Any]) -> Any:
+        """Begin a job, with the environment's own runtime environment below what is asked for."""
+        variables = {
+            **self._runtime_env.get("env_vars", {}),
+            **(asked.get("runtime_env") or {}).get("env_vars", {}),
+        }
+        runtime_env = {**self._runtime_env, **(asked.get("runtime_env") or {})}
+        if variables:
+            runtime_env["env_vars"] = variables
+        options = {
+            **asked,
+            "address": self._address,
+            "runtime_env": runtime_env or None,
+            "log_to_driver": not self._own,  # our own workers' output is read where it is written
+            "logging_level": logging.WARNING,
+        }
+        self._options = asked
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            # What Ray's threads print belongs to the cell that runs then, not to this one.
+            return contextvars.Context().run(functools.partial(self._init, **options))
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            raise EngineError(
+                f"Ray at {self._address} does not let this driver in",
+                seen=(str(error).strip().splitlines() or [type(error).__name__])[0],
+                fix="" if self._own else "Is it up, and is RAY_AUTH_TOKEN that of this cluster?",
+            ) from error
+        finally:
+            signal.signal(signal.SIGTERM, handler)

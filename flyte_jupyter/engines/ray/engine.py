@@ -1,0 +1,227 @@
+"""The Ray engine: a head and a node for each replica of a worker group, with token authentication.
+
+Nothing here imports Ray: `node.py`, `processes.py` and `driver.py` do, where the cluster runs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
+from flyte_jupyter.engines.quantities import cores, memory_bytes
+from flyte_jupyter.engines.ray import groups
+from flyte_jupyter.engines.ray.groups import HEAD, Resources
+from flyte_jupyter.errors import EngineError, UsageError
+
+_PROCESSES = "flyte_jupyter.engines.ray.processes"
+_DRIVER = "flyte_jupyter.engines.ray.driver"
+_LEAST = (2, 49)
+_GROUP = "workers"
+_RUNTIME_ENV = ("env_vars", "working_dir", "py_modules", "excludes", "config")
+_START_PARAMS = ("num-cpus", "num-gpus", "memory", "object-store-memory", "resources", "labels")
+_HEAD_SHARE = 4
+"""Of so many parts of the memory for objects the head takes one; scaling must not change it."""
+_SHARES = ("cpus", "nodes")
+"""Arguments of a node that follow from how many there are."""
+
+
+class RayEngine:
+    """Describes Ray clusters."""
+
+    name: ClassVar[str] = "ray"
+    config_type: ClassVar[str] = "flyteplugins.ray.RayJobConfig"
+    preload: ClassVar[tuple[str, ...]] = (_PROCESSES,)
+    driver_preload: ClassVar[tuple[str, ...]] = (_DRIVER, "flyteplugins.ray")
+
+    def describe(self, config: Any, resources: Any) -> ClusterSpec:
+        """Say what the cluster of a `flyteplugins.ray.RayJobConfig` consists of.
+
+        A node takes the resources of its group. Where it asks for no CPUs, worker nodes share the
+        machine and the head has none, unless it is alone.
+        """
+        del resources
+        _require_ray()
+        _check_runtime_env(config.runtime_env)
+        job = {"runtime_env": _honoured(config.runtime_env), "address": config.address or ""}
+        if config.address:
+            return ClusterSpec(
+                engine=self.name,
+                preload=self.preload,
+                driver_preload=self.driver_preload,
+                connect=f"{_DRIVER}:connect",
+                driver_args=job,
+            )
+        groups.check_groups(config.worker_node_config)
+        _check_lifetime(config)
+        return ClusterSpec(
+            engine=self.name,
+            roles=tuple(_roles(config)),
+            preload=self.preload,
+            driver_preload=self.driver_preload,
+            prepare=f"{_PROCESSES}:prepare",
+            connect=f"{_DRIVER}:connect",
+            driver_args=job,
+        )
+
+    def configure(self, options: Mapping[str, str]) -> Any:
+        """Build a `RayJobConfig` from ``--workers``, ``--worker-cpu`` and the like."""
+        _require_ray()
+        known = {"workers", "worker-cpu", "worker-memory", "worker-gpu", "group", "address"}
+        if unknown := set(options) - known:
+            raise UsageError(
+                f"Ray has no option --{min(unknown)}",
+                fix=f"It takes {', '.join(f'--{name}' for name in sorted(known))}.",
+            )
+        count = options.get("workers", "1")
+        if not count.isdecimal() or int(count) < 1:
+            raise UsageError("--workers takes a whole number of at least 1", seen=f"{count!r}")
+        gpu = options.get("worker-gpu")
+        if gpu is not None and not gpu.isdecimal():
+            raise UsageError("--worker-gpu takes a whole number", seen=f"{gpu!r}")
+        import flyte
+        from flyteplugins.ray import RayJobConfig, WorkerNodeConfig
+
+        requests = None
+        if set(options) & {"worker-cpu", "worker-memory", "worker-gpu"}:
+            requests = flyte.Resources(
+                cpu=options.get("worker-cpu"),
+                memory=options.get("worker-memory"),
+                gpu=int(gpu) if gpu else None,
+            )
+            cores(requests), memory_bytes(requests)
+        group = WorkerNodeConfig(
+            group_name=options.get("group", _GROUP), replicas=int(count), requests=requests
+        )
+        config = RayJobConfig(worker_node_config=[group], address=options.get("address"))
+        groups.check_groups(config.worker_node_config)
+        return config
+
+    def links(self, facts: Facts) -> dict[str, str]:
+        """Return the dashboard, which is started by the first visit."""
+        pages = [fact["dashboard"] for fact in facts.get(HEAD, ()) if fact.get("dashboard")]
+        return {"Ray dashboard": pages[0]} if pages else {}
+
+    def ignored(self, config: Any) -> Mapping[str, str]:
+        """Name what processes on this machine cannot have, and what was promised beyond it."""
+        reasons: dict[str, str] = {}
+        for key in set(config.runtime_env or {}) - set(_RUNTIME_ENV):
+            reasons[f"runtime_env.{key}"] = "workers run in the notebook's own Python environment"
+        if config.address:
+            return reasons
+        if config.enable_autoscaling or config.autoscaler_options:
+            reasons["enable_autoscaling"] = "replicas nodes are started; %flyte scale changes that"
+        nodes = []
+        for where, group, count in _groups(config):
+            nodes.append((groups.read_resources(group, where), count))
+            if group.pod_template is not None:
+                reasons[f"{where}.pod_template"] = "only a Kubernetes backend has it"
+            for key in set(group.ray_start_params or {}) - set(_START_PARAMS):
+                reasons[f"{where}.ray_start_params.{key}"] = "a local node is started without it"
+        for name, text in groups.beyond_machine(nodes).items():
+            reasons[f"resources.{name}"] = text
+        return reasons
+
+
+def _groups(config: Any) -> list[tuple[str, Any, int]]:
+    found = []
+    if config.head_node_config is not None:
+        found.append(("head_node_config", config.head_node_config, 1))
+    for group in config.worker_node_config:
+        found.append((f"worker_node_config[{group.group_name}]", group, group.replicas))
+    return found
+
+
+def _roles(config: Any) -> list[Role]:
+    workers = list(config.worker_node_config)
+    count = sum(group.replicas for group in workers)
+    head = Resources()
+    if config.head_node_config is not None:
+        head = groups.read_resources(config.head_node_config, "head_node_config")
+    machine = os.cpu_count() or 1
+    alone = 0 if workers else machine
+    roles = [
+        Role(
+            HEAD,
+            f"{_PROCESSES}:run_head",
+            args={"group": HEAD, **_args(head, alone, _HEAD_SHARE if workers else 1)},
+            vital=True,
+        )
+    ]
+    for group in workers:
+        asked = groups.read_resources(group, f"worker_node_config[{group.group_name}]")
+        roles.append(
+            Role(
+                group.group_name,
+                f"{_PROCESSES}:run_worker",
+                replicas=group.replicas,
+                args={"group": group.group_name, **_args(asked, max(1, machine // count), count)},
+                after=(HEAD,),
+                scalable=True,
+                shares=_SHARES if asked.cpus is None else _SHARES[1:],
+            )
+        )
+    return roles
+
+
+def _args(asked: Resources, cpus: int, nodes: int) -> dict[str, Any]:
+    """Return the arguments of a node: `nodes` share what memory nobody has asked for."""
+    return {
+        "cpus": cpus if asked.cpus is None else asked.cpus,
+        "gpus": asked.gpus or 0,
+        "memory": asked.memory or 0,
+        "store": asked.store or 0,
+        "custom": dict(asked.custom),
+        "labels": dict(asked.labels),
+        "nodes": nodes,
+    }
+
+
+def _honoured(runtime_env: Any) -> dict[str, Any]:
+    return {key: value for key, value in (runtime_env or {}).items() if key in _RUNTIME_ENV}
+
+
+def _check_runtime_env(runtime_env: Any) -> None:
+    if runtime_env is not None and not isinstance(runtime_env, dict):
+        raise EngineError(
+            "runtime_env must be a dictionary", seen=f"it is a {type(runtime_env).__name__}"
+        )
+    variables = (runtime_env or {}).get("env_vars") or {}
+    if not all(isinstance(text, str) for pair in variables.items() for text in pair):
+        raise EngineError("runtime_env['env_vars'] must map names to texts")
+    for module in (runtime_env or {}).get("py_modules") or ():
+        if not isinstance(module, str):
+            raise EngineError(
+                "runtime_env['py_modules'] must be paths",
+                seen=f"one is a {type(module).__name__}",
+                fix="Modules beside the notebook reach the workers without being named.",
+            )
+
+
+def _check_lifetime(config: Any) -> None:
+    seconds = config.ttl_seconds_after_finished
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 0:
+        raise EngineError(
+            "ttl_seconds_after_finished must be a whole number of seconds", seen=repr(seconds)
+        )
+
+
+def _require_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise EngineError(
+            "the Ray engine is not installed",
+            seen="no module named 'ray'",
+            fix="Type: %pip install 'flyte-jupyter[ray]'",
+        )
+    version = importlib.metadata.version("ray")
+    if tuple(int(part) for part in version.split(".")[:2]) < _LEAST:
+        raise EngineError(
+            f"the Ray engine needs Ray {'.'.join(map(str, _LEAST))} or later",
+            seen=f"Ray {version} is installed",
+            fix="Type: %pip install 'flyte-jupyter[ray]'",
+        )

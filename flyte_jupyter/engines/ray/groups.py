@@ -1,0 +1,213 @@
+"""Reading what a `RayJobConfig` asks for: groups of nodes, and the resources of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flyte_jupyter.engines.quantities import cores, memory_bytes
+from flyte_jupyter.errors import EngineError
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+_TAKEN = ("driver", "head")
+HEAD = "head"
+
+_NUMBERS = {
+    "num-cpus": "cpus",
+    "num-gpus": "gpus",
+    "memory": "memory",
+    "object-store-memory": "store",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one node of a group has; None is for what nobody has said.
+
+    Parameters
+    ----------
+    cpus, gpus
+        How many Ray counts.
+    memory, store
+        Bytes for tasks, and for Ray's object store.
+    custom
+        Quantities of the group's own resources, by name.
+    labels
+        The group's own labels.
+    """
+
+    cpus: float | None = None
+    gpus: float | None = None
+    memory: float | None = None
+    store: float | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_resources(group: Any, where: str) -> Resources:
+    """Read what a `HeadNodeConfig` or a `WorkerNodeConfig` asks for.
+
+    What `ray_start_params` says goes before `limits`, and those before `requests`.
+
+    Raises
+    ------
+    EngineError
+        A quantity cannot be read.
+    """
+    found: dict[str, Any] = {}
+    for asked in (group.requests, group.limits):
+        quantities = {
+            "cpus": float(cores(asked)),
+            "gpus": float(gpus(asked)),
+            "memory": float(memory_bytes(asked)),
+        }
+        found.update({name: value for name, value in quantities.items() if value})
+    params = dict(group.ray_start_params or {})
+    for key, name in _NUMBERS.items():
+        if key in params:
+            found[name] = _number(params[key], f"{where}: ray_start_params[{key!r}]")
+    if "resources" in params:
+        found["custom"] = _custom(params["resources"], where)
+    if "labels" in params:
+        found["labels"] = _labels(params["labels"], where)
+    return Resources(**found)
+
+
+def gpus(resources: Any) -> int:
+    """Return how many accelerators some `flyte.Resources` ask for."""
+    asked = getattr(resources, "gpu", None)
+    if asked is None:
+        return 0
+    if isinstance(asked, int):
+        return asked
+    if isinstance(asked, str):
+        count = asked.rpartition(":")[2]
+        return int(count) if count.isdecimal() else 1
+    return int(getattr(asked, "quantity", 1))
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if number < 0 or number == float("inf"):
+        raise EngineError(f"{where} must be a number", seen=repr(value))
+    return number
+
+
+def _custom(value: Any, where: str) -> dict[str, float]:
+    """Read JSON, which is quoted once more where a shell would take a pair of quotes off."""
+    where = f"{where}: ray_start_params['resources']"
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        found = json.loads(found) if isinstance(found, str) else found
+        return {str(name): _number(number, where) for name, number in found.items()}
+    except (ValueError, AttributeError):
+        raise EngineError(
+            f"{where} must be an object in JSON", seen=repr(value), fix='Write \'{"special": 1}\'.'
+        ) from None
+
+
+def _labels(value: Any, where: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in str(value).strip("\"'").split(",")]
+    if not all(name.strip() and separator for name, separator, _ in pairs):
+        raise EngineError(
+            f"{where}: ray_start_params['labels'] must be NAME=VALUE,...", seen=repr(value)
+        )
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def check_groups(groups: Any) -> None:
+    """See that worker groups make sense.
+
+    Raises
+    ------
+    EngineError
+        One does not: its name, or its number of nodes.
+    """
+    if not isinstance(groups, list | tuple):
+        raise EngineError(
+            "worker_node_config must be a list",
+            seen=f"it is a {type(groups).__name__}",
+            fix='Write [WorkerNodeConfig(group_name="workers", replicas=2)].',
+        )
+    seen: set[str] = set()
+    for group in groups:
+        name = group.group_name
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN:
+            raise EngineError(
+                "a worker group needs a name of its own",
+                seen=f"group_name={name!r}",
+                fix="Letters, digits, '-', '_' and '.', but neither 'head' nor 'driver'.",
+            )
+        if name in seen:
+            raise EngineError("two worker groups have the same name", seen=f"group_name={name!r}")
+        seen.add(name)
+        _check_replicas(group)
+
+
+def _check_replicas(group: Any) -> None:
+    name, asked = group.group_name, group.replicas
+    numbers = {"replicas": asked, "min_replicas": group.min_replicas}
+    numbers["max_replicas"] = group.max_replicas
+    for field_name, number in numbers.items():
+        least = 0 if field_name == "min_replicas" else 1
+        if number is None and field_name != "replicas":
+            continue
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise EngineError(
+                f"{field_name} of the worker group {name!r} must be a whole number of at least "
+                f"{least}",
+                seen=repr(number),
+            )
+    low = asked if group.min_replicas is None else group.min_replicas
+    high = asked if group.max_replicas is None else group.max_replicas
+    if not low <= asked <= high:
+        raise EngineError(
+            f"replicas of the worker group {name!r} must lie between its least and its most",
+            seen=f"min_replicas={group.min_replicas}, replicas={asked}, "
+            f"max_replicas={group.max_replicas}",
+        )
+
+
+# -- this machine -------------------------------------------------------------------------------
+
+
+def machine_gpus() -> int:
+    """Return how many accelerators of NVIDIA's this machine has."""
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def beyond_machine(nodes: list[tuple[Resources, int]]) -> dict[str, str]:
+    """Say which resources are more in all than this machine has: Ray promises them all the same.
+
+    Parameters
+    ----------
+    nodes
+        What a node of each group has, and how many there are.
+    """
+    machine = {
+        "cpus": float(os.cpu_count() or 1),
+        "gpus": float(machine_gpus()),
+        "memory": float(psutil.virtual_memory().total),
+    }
+    said: dict[str, str] = {}
+    for name, there in machine.items():
+        asked = sum((getattr(each, name) or 0) * count for each, count in nodes)
+        if asked <= there:
+            continue
+        if name == "memory":
+            text = f"{asked / 2**30:.1f} GiB are asked for, and the machine has {there / 2**30:.1f}"
+        else:
+            text = f"{asked:g} {name.upper()[:-1]}s are asked for, and the machine has {there:g}"
+        said[name] = f"{text}: Ray schedules by what was asked for"
+    return said

@@ -1,0 +1,178 @@
+"""The one file that touches private names of Ray's.
+
+Ray has a public way to start a node, its command line, which imports Ray anew for each, takes fixed
+ports, and starts a dozen processes. This uses what that command line itself and Ray's own
+`cluster_utils.Cluster` are made of. Contract tests fail loudly when a new Ray changes one of:
+
+- `ray._private.node.Node` and `ray._private.parameter.RayParams`
+- `ray._private.services._build_python_executable_command_memory_profileable`
+- `ray._private.ray_constants.ENABLE_RAY_CLUSTER`, and the marks in what workers print
+- `ray._raylet.Config.initialize`, which has a process read Ray's variables again
+- `ray._raylet.persist_port` and the names under which agents tell their ports
+- `ray._private.worker.print_to_stdstream`, which formats what workers print, and the deduplicators
+- `ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES`, a registry of Ray's own
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle.cloudpickle
+import ray
+import ray._private.node
+import ray._private.parameter
+import ray._private.ray_constants
+import ray._private.ray_logging
+import ray._private.services
+import ray._private.worker
+import ray._raylet
+import ray.cloudpickle.cloudpickle
+
+from flyte_jupyter.engines.ray import agents
+from flyte_jupyter.engines.ray.agent_client import VARIABLE
+
+HOST = "127.0.0.1"
+
+
+def use_token(token: str) -> None:
+    """Have this process and those that it starts take part in a cluster with that token."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = token
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What Ray waits for it looks for an interrupt so often, in milliseconds.
+    os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "50")
+    # Else Ray would look for an address of this machine that others can reach.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    # Ray has read its variables when it was imported, which was before there was a token.
+    ray._raylet.Config.initialize("")
+
+
+_DASHBOARD: bytes = ray._private.ray_constants.DASHBOARD_ADDRESS.encode()
+_started = ray._private.services._build_python_executable_command_memory_profileable
+
+
+def _forked(*_: Any, **__: Any) -> list[str]:
+    return agents.command()
+
+
+class LocalNode(ray._private.node.Node):  # type: ignore[misc]
+    """A node of Ray's without what a local cluster has no use for.
+
+    There is no autoscaler to be told; the dashboard is started when somebody opens it; and the
+    driver reads itself what workers print.
+    """
+
+    def start_api_server(self, **_: Any) -> None:
+        """Start none."""
+
+    def start_log_monitor(self) -> None:
+        """Start none."""
+
+    def announce_dashboard(self, address: str) -> None:
+        """Tell the cluster where its dashboard is, for what asks for it: `ray.util.state`."""
+        client, space = self.get_gcs_client(), ray._private.ray_constants.KV_NAMESPACE_DASHBOARD
+        for key in (b"webui:url", _DASHBOARD):
+            client.internal_kv_put(key, address.encode(), True, space)
+
+    def open_dashboard(self, port: int) -> str:
+        """Start the dashboard at a port of this machine, and return where it answers."""
+        ray._private.services._build_python_executable_command_memory_profileable = _started
+        self._ray_params.dashboard_host, self._ray_params.dashboard_port = HOST, port
+        space = ray._private.ray_constants.KV_NAMESPACE_DASHBOARD
+        self.get_gcs_client().internal_kv_del(_DASHBOARD, False, space)  # Ray waits for another
+        self.all_processes.pop(ray._private.ray_constants.PROCESS_TYPE_DASHBOARD, None)
+        super().start_api_server(include_dashboard=True, raise_on_failure=True)
+        return str(self.webui_url)
+
+    def ended(self) -> list[str]:
+        """Return what of the node has ended, the dashboard not counted."""
+        dashboard = ray._private.ray_constants.PROCESS_TYPE_DASHBOARD
+        return [str(kind) for kind, _ in self.dead_processes() if kind != dashboard]
+
+
+def start_node(folder: Path, name: str, options: Mapping[str, Any], gcs: str = "") -> LocalNode:
+    """Start a node and return when it has joined its cluster.
+
+    Parameters
+    ----------
+    folder
+        The cluster's folder.
+    name
+        The member's name.
+    options
+        Of `RayParams`: the node's resources.
+    gcs
+        Address of the head; empty for the head itself.
+    """
+    # Nodes that start at once would choose the same names for their sockets. These must be short.
+    place = str(folder / str(os.getpid()))
+    os.environ[VARIABLE] = f"{place}a"
+    agents.await_order(Path(f"{place}a"))
+    ray._private.services._build_python_executable_command_memory_profileable = _forked
+    # Workers import Ray while the driver still starts, and not when the first task waits for them.
+    os.environ.setdefault("RAY_enable_worker_prestart", "1")
+    # Pages of counters, every few seconds.
+    os.environ.setdefault("RAY_debug_dump_period_milliseconds", "0")
+    os.environ.setdefault("RAY_event_stats_print_interval_ms", "-1")
+    params = ray._private.parameter.RayParams(
+        gcs_address=gcs or None,
+        node_ip_address=HOST,
+        node_name=name,
+        temp_dir=str(folder / "ray"),
+        plasma_store_socket_name=f"{place}p",
+        raylet_socket_name=f"{place}r",
+        setup_worker_path=os.fspath(agents.CLIENT.with_name("setup_worker.py")),
+        min_worker_port=0,
+        max_worker_port=0,
+        dashboard_port=0,
+        dashboard_agent_listen_port=None,
+        include_dashboard=False,
+        include_log_monitor=False,
+        no_monitor=True,
+        log_to_stderr=True,
+        **options,
+    )
+    return LocalNode(params, head=not gcs, shutdown_at_exit=False, spawn_reaper=True)
+
+
+# -- the driver's side --------------------------------------------------------------------------
+
+MARKS = {
+    ray._private.ray_constants.LOG_PREFIX_JOB_ID: "job",
+    ray._private.ray_constants.LOG_PREFIX_ACTOR_NAME: "actor_name",
+    ray._private.ray_constants.LOG_PREFIX_TASK_NAME: "task_name",
+}
+"""How a line begins that says to whom the next ones belong, and what it says."""
+
+
+def present_job() -> str:
+    """Return the id of the job that this process is the driver of, as workers write it."""
+    job: str = ray._private.worker.global_worker.current_job_id.hex()
+    return job
+
+
+def print_lines(batch: Mapping[str, Any]) -> None:
+    """Print lines of a worker as Ray's own drivers do: with a prefix, and repeated ones once."""
+    ray._private.worker.print_to_stdstream({"ip": HOST, "localhost": HOST, **batch}, False)
+
+
+def print_held_lines() -> None:
+    """Print what is held back in case that it comes again."""
+    logging = ray._private.ray_logging
+    for deduplicator, sink in (
+        (logging.stdout_deduplicator, sys.stdout),
+        (logging.stderr_deduplicator, sys.stderr),
+    ):
+        for batch in deduplicator.flush():
+            ray._private.worker.print_worker_logs(batch, sink)
+
+
+def pickle_local_modules_by_value() -> None:
+    """Have Ray send by value what `cloudpickle` sends by value; it has a copy of its own of that."""
+    registry = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
+    ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES = registry

@@ -1,0 +1,125 @@
+"""What the workers of a job print, brought into the cell that caused it.
+
+Ray has a process look for new lines every so often, which publishes them to the driver, which
+prints them some time later: in the next cell, perhaps. The files are on this machine; so the driver
+reads them itself, all the time on a thread, and once more before a cell ends. What a task has
+printed when `ray.get` returns is then in the output of that cell.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flyte_jupyter.engines.ray import private
+
+_NAME = re.compile(r"worker-[0-9a-f]+-[0-9a-f]*-(\d+)\.(out|err)")
+_PAUSE = 0.1
+_MOST = 1 << 20
+"""Bytes that are read of one file at a time."""
+
+
+@dataclass
+class _File:
+    """One stream of one worker, and how far it has been read."""
+
+    path: str
+    pid: int
+    is_err: bool
+    offset: int = 0
+    rest: bytes = b""
+    marks: dict[str, str | None] = field(default_factory=dict)
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield batches of new lines, each with whose they are."""
+        with open(self.path, "rb") as file:  # noqa: PTH123 - many times a second
+            file.seek(self.offset)
+            data = file.read(_MOST)
+        self.offset += len(data)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        batch: list[str] = []
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            mark = next((m for m in private.MARKS if text.startswith(m)), None)
+            if mark is None:
+                batch.append(text)
+                continue
+            if batch:
+                yield self._batch(batch)
+                batch = []
+            self._note(private.MARKS[mark], text.removeprefix(mark))
+        if batch:
+            yield self._batch(batch)
+
+    def _note(self, what: str, text: str) -> None:
+        if what != "job":
+            self.marks["actor_name"] = self.marks["task_name"] = None
+        self.marks[what] = text
+
+    def _batch(self, lines: list[str]) -> dict[str, Any]:
+        return {
+            "pid": self.pid,
+            "is_err": self.is_err,
+            "lines": lines,
+            "job": self.marks.get("job"),
+            "actor_name": self.marks.get("actor_name"),
+            "task_name": self.marks.get("task_name"),
+        }
+
+
+class WorkerOutput:
+    """Prints what workers of this process's job write into a folder.
+
+    Parameters
+    ----------
+    folder
+        Where the workers of all nodes write what they print.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, _File | None] = {}
+        self._reading = threading.Lock()
+        threading.Thread(target=self._follow, name="ray-output", daemon=True).start()
+
+    def drain(self) -> None:
+        """Print everything that has been written until now."""
+        with self._reading:
+            self._read()
+            private.print_held_lines()
+
+    def _follow(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(_PAUSE):
+            with self._reading:
+                self._read()
+
+    def _read(self) -> None:
+        try:
+            job = private.present_job()
+            grown = list(self._grown())
+        except Exception:  # noqa: BLE001 - Ray is being left, or its folder has just gone
+            return
+        for file in grown:
+            for batch in file.read():
+                if batch["job"] == job:
+                    private.print_lines(batch)
+
+    def _grown(self) -> Iterator[_File]:
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name not in self._files:
+                    self._files[entry.name] = _file(entry)
+                file = self._files[entry.name]
+                if file is not None and entry.stat().st_size > file.offset:
+                    yield file
+
+
+def _file(entry: os.DirEntry[str]) -> _File | None:
+    match = _NAME.fullmatch(entry.name)
+    return _File(entry.path, int(match[1]), match[2] == "err") if match else None

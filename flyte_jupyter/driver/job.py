@@ -15,8 +15,6 @@ from flyte_jupyter.driver.forwarding import Forwarded
 from flyte_jupyter.driver.streams import DriverStream
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from flyte_jupyter.driver.kernel import DriverKernel
     from flyte_jupyter.driver.wire import RefInfo, TaskReply, TaskRequest
 
@@ -129,13 +127,10 @@ class Job:
     def on_interrupt(self, act: Callable[[], None]) -> Iterator[None]:
         """Call `act` on the event loop when the user interrupts, instead of raising."""
         loop = asyncio.get_running_loop()
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            loop.call_soon_threadsafe(act)
-
-        previous = signal.signal(signal.SIGINT, handle)
+        previous = signal.getsignal(signal.SIGINT)
+        loop.add_signal_handler(signal.SIGINT, act)
         try:
             yield
         finally:
+            loop.remove_signal_handler(signal.SIGINT)
             signal.signal(signal.SIGINT, previous)

@@ -90,6 +90,9 @@ class ClusterSpec:
         it is given a `driver.job.Job` and returns its `Outcome`.
     driver_args
         Arguments for `connect` and `run`, as JSON: the driver finds them in `Member.args`.
+    linger
+        Seconds after the end of a run, with no other begun, after which the cluster is taken down;
+        None leaves it.
     env
         Environment variables of every process.
     """
@@ -103,6 +106,7 @@ class ClusterSpec:
     retire: str = ""
     run: str = ""
     driver_args: Mapping[str, Any] = field(default_factory=dict)
+    linger: float | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # it may hold secrets
 
     def role(self, name: str) -> Role | None:

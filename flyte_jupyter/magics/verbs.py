@@ -155,10 +155,14 @@ def _down(session: Session, options: argparse.Namespace) -> Any:
 def _scale_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_argument(parser)
     parser.add_argument("workers", type=workers, metavar="N", help="number of workers")
+    parser.add_argument(
+        "--group", default="", metavar="NAME", help="worker group, where there are several"
+    )
 
 
 def _scale(session: Session, options: argparse.Namespace) -> Any:
-    return _status_of(session.scale(options.environment, options.workers))
+    cluster = session.scale(options.environment, options.workers, group=options.group)
+    return _status_of(cluster)
 
 
 def _restart(session: Session, options: argparse.Namespace) -> Any:
@@ -237,7 +241,11 @@ def _logs_arguments(parser: argparse.ArgumentParser) -> None:
         "what", nargs="?", metavar="RUN|ENV", help="a run (default: the last), or an environment"
     )
     parser.add_argument(
-        "process", nargs="?", default=DRIVER, metavar="PROCESS", help="worker-0, scheduler-0, ..."
+        "process",
+        nargs="?",
+        default=DRIVER,
+        metavar="PROCESS",
+        help="worker-0, scheduler-0, ..., or all of a role: worker",
     )
     parser.add_argument(
         "-n", type=count, default=0, metavar="N", help="only the last N lines; all by default"

@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +65,8 @@ class Cluster:
         self._client: DriverClient | None = None
         self._generation = -1
         self._changed = asyncio.Event()
+        self._users = 0
+        self._lingering: asyncio.TimerHandle | None = None
 
     # -- life -------------------------------------------------------------------------------
 
@@ -224,17 +226,32 @@ class Cluster:
                 return
             await self._changed.wait()
 
-    async def scale(self, replicas: int) -> str:
-        """Change the number of members of the engine's scalable role, and return its name.
+    async def scale(self, replicas: int, group: str = "") -> str:
+        """Change the number of members of a scalable role, and return its name.
+
+        Parameters
+        ----------
+        replicas
+            How many there shall be.
+        group
+            Name of the role; not needed if the engine has but one that can be scaled.
 
         Raises
         ------
         ClusterError
-            The engine has none, or there is no cluster.
+            The engine has none, or several and none of that name, or there is no cluster.
         """
-        role = next((r for r in self.spec.roles if r.scalable), None) if self.spec else None
+        scalable = [r for r in self.spec.roles if r.scalable] if self.spec else []
+        role = next((r for r in scalable if group in ("", r.name)), None)
         if not self.running:
             raise ClusterError(f"{self.name} cannot be scaled", seen=f"its cluster is {self.state}")
+        if scalable and (role is None or (not group and len(scalable) > 1)):
+            names = ", ".join(r.name for r in scalable)
+            raise ClusterError(
+                f"{self.name} has no group {group!r}" if group else f"{self.name} has many groups",
+                seen=f"there are {names}",
+                fix=f"Type: %flyte scale {self.name} {replicas} --group {scalable[0].name}",
+            )
         if role is None:
             engine = self.environment.engine.name
             raise ClusterError(
@@ -250,6 +267,25 @@ class Cluster:
             if len(members) == replicas and all(m["state"] == "ready" for m in members):
                 return
             await self._changed.wait()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the cluster for a run; afterwards it may be one that goes by itself."""
+        if self._lingering:
+            self._lingering.cancel()
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users and self.spec and self.spec.linger is not None:
+                loop = asyncio.get_running_loop()
+                self._lingering = loop.call_later(self.spec.linger, self._leave)
+
+    def _leave(self) -> None:
+        if self.running and not self._users:
+            self.state = "stopping"  # a run that begins now starts another
+            self._leaving = asyncio.ensure_future(self.stop())
 
     async def stop(self) -> None:
         """Take the cluster down and wait until nothing of it is left."""

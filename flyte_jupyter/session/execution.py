@@ -98,7 +98,8 @@ class Execution:
         try:
             if self._interrupted:  # before this coroutine took its first step
                 raise asyncio.CancelledError
-            await self._attempts(packed)
+            with self.cluster.in_use():
+                await self._attempts(packed)
             await self._keep_result()
             self.run.end("succeeded")
         except KeyboardInterrupt as stop:

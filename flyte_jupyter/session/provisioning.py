@@ -136,15 +136,15 @@ class Provisioner:
         if self._backend is not None:
             await self._backend.close()
 
-    async def scale(self, cluster: Cluster, replicas: int, wait: float) -> None:
-        """Change the number of workers, and wait a while for that to have happened.
+    async def scale(self, cluster: Cluster, replicas: int, wait: float, group: str = "") -> None:
+        """Change the number of workers of a group, and wait a while for that to have happened.
 
         Raises
         ------
         ClusterError
             The engine cannot be scaled, or there is no cluster.
         """
-        role = await cluster.scale(replicas)
+        role = await cluster.scale(replicas, group)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(cluster.settled(role, replicas), wait)
 
@@ -165,7 +165,7 @@ async def _rescale(cluster: Cluster, environment: Environment, asked: ClusterSpe
     if asked != cluster.spec:
         for role in asked.roles:
             if role.scalable:
-                await cluster.scale(role.replicas)
+                await cluster.scale(role.replicas, role.name)
         cluster.spec = asked
     cluster.environment = environment
     return cluster

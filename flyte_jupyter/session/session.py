@@ -154,8 +154,19 @@ class Session:
             self._loop.run(self._clusters.stop(clusters))
         return [cluster.name for cluster in clusters]
 
-    def scale(self, name: Any, replicas: int, *, wait: float = 30.0) -> Cluster:
+    def scale(self, name: Any, replicas: int, *, group: str = "", wait: float = 30.0) -> Cluster:
         """Change the number of workers of a running cluster.
+
+        Parameters
+        ----------
+        name
+            The environment.
+        replicas
+            How many workers there shall be.
+        group
+            Of which group, where a cluster has several.
+        wait
+            Seconds to wait for that to have happened.
 
         Raises
         ------
@@ -163,7 +174,7 @@ class Session:
             It has none, or its engine cannot be scaled.
         """
         cluster = self.cluster(name)
-        self._loop.run(self._clusters.scale(cluster, replicas, wait))
+        self._loop.run(self._clusters.scale(cluster, replicas, wait, group))
         return cluster
 
     def restart(self, name: Any) -> Cluster:
@@ -173,8 +184,15 @@ class Session:
         return cluster
 
     def log_of(self, cluster: Cluster, member: str, last: int) -> str:
-        """Return the end of a member's log."""
-        return self._clusters.backend.log(cluster.id, f"{member}.log", last=last)
+        """Return the end of a member's log, or of those of all members of a role."""
+
+        def read(log: str) -> str:
+            return self._clusters.backend.log(cluster.id, log, last=last)
+
+        of_role = [m for m in cluster.members() if m["role"] == member]
+        if len(of_role) < 2:  # nothing to tell apart
+            return read(of_role[0]["log"] if of_role else f"{member}.log")
+        return "".join(f"--- {member}-{m['index']} ---\n{read(m['log'])}" for m in of_role)
 
     # -- runs -------------------------------------------------------------------------------
 

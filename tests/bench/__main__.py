@@ -14,6 +14,7 @@ from tests.bench import (
     latency,
     loading,
     output,
+    pytorch_rows,
     report,
     spark_rows,
     starting,
@@ -32,6 +33,7 @@ GROUPS: dict[str, Group] = {
     "end": ending.ending,
     "flood": output.flood,
     "kills": killing.kills,
+    "pytorch": pytorch_rows.pytorch,
     "spark": spark_rows.spark,
 }
 

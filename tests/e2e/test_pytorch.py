@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests import leaks
 from tests.notebook import Notebook, notebook, task
 
 TORCH = """\
@@ -86,7 +87,7 @@ def test_magics_await_and_the_task_context_work_in_a_rank(torch):
 def test_by_default_only_rank_0_is_heard_and_the_log_has_all(torch):
     cell = torch.task("import os\nprint('I am', os.environ['RANK'])")
     assert cell.stdout == "I am 0\n"
-    log = torch.run("%flyte logs env node-0").result
+    log = torch.run("%flyte logs env node").result
     assert "[rank 0] I am 0" in log
     assert "[rank 1] I am 1" in log
 
@@ -112,7 +113,13 @@ def test_a_plot_is_updated_while_the_cell_runs(torch):
     """
     cell = torch.task(body)
     kinds = [m["header"]["msg_type"] for m in cell.messages]
-    assert kinds == ["execute_input", "display_data", "update_display_data", "clear_output", "stream"]
+    assert kinds == [
+        "execute_input",
+        "display_data",
+        "update_display_data",
+        "clear_output",
+        "stream",
+    ]
     shown, updated = cell.of("display_data", "update_display_data")
     assert shown["transient"] == updated["transient"]
     assert updated["data"]["text/html"] == "two"
@@ -128,6 +135,46 @@ def test_a_matplotlib_figure_is_shown_once(torch):
 def test_a_progress_bar_of_tqdm_arrives(torch):
     cell = torch.task("from tqdm import tqdm\nfor _ in tqdm(range(3)): pass")
     assert "3/3" in cell.stderr
+
+
+def test_a_bar_of_tqdm_notebook_arrives(torch):
+    before = len(torch.comms)
+    cell = torch.task("from tqdm.notebook import tqdm\nfor _ in tqdm(range(3)): pass")
+    assert any("application/vnd.jupyter.widget-view+json" in data for data in cell.displays)
+    kinds = [m["header"]["msg_type"] for m in torch.comms[before:]]
+    assert "comm_open" in kinds
+    assert "comm_msg" in kinds
+
+
+def test_a_flood_of_text_is_held_back_and_logged(torch):
+    cell = torch.task("for n in range(200_000): print(n, 'x' * 20)")
+    assert len(cell.stdout) < 3_000_000
+    assert "are only in %flyte logs" in cell.stderr
+    assert "199999 x" in cell.stdout
+    assert torch.run("%flyte logs -n 1").result.startswith("199999 x")
+
+
+def test_a_file_that_a_cell_leaves_open_is_written(torch, tmp_path):
+    torch.run(f"path = {str(tmp_path / 'left')!r}")
+    torch.task("import os\nfile = open(path + os.environ['RANK'], 'w')\nnote = file.write('all')")
+    torch.until(lambda: not torch.processes("rank"))
+    assert [(tmp_path / f"left{rank}").read_text() for rank in (0, 1)] == ["all", "all"]
+
+
+def test_impossible_configs_are_refused_in_one_line(torch):
+    for config, said in {
+        "nnodes=1, nproc_per_node=0": "at least one rank",
+        "nnodes='2:1', nproc_per_node=1": "nnodes must be",
+        "nnodes=1, nproc_per_node=1, rdzv_backend='etcd'": "c10d alone",
+    }.items():
+        torch.run(f"bad = flyte.TaskEnvironment(name='bad', plugin_config=Elastic({config}))")
+        error = torch.fail(task("1", environment="bad"))
+        assert error.name == "EngineError"
+        assert said in error.value
+        assert len(error.traceback.splitlines()) == 1
+    torch.run("%flyte env made --plugin pytorch --nproc 2")
+    assert torch.task("import os\nos.environ['WORLD_SIZE']", environment="made").result == "'2'"
+    torch.run("%flyte down made")
 
 
 def test_large_inputs_are_one_copy_for_all_ranks(torch):
@@ -219,6 +266,9 @@ def test_nothing_is_left_of_a_task_but_its_node(torch):
     names = {p.name() for p in torch.processes()}
     torch.until(lambda: not torch.processes("rank") and not torch.processes("agent"))
     assert {"flyte:node-0", "flyte:driver"} <= names
+    (folder,) = leaks.folders()
+    files = {path.name for path in folder.iterdir()}
+    assert not [name for name in files if name.startswith(("meet", "segment", "listener"))]
 
 
 def test_torch_is_not_imported_again_and_cuda_never_touched_before(torch):

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from pathlib import Path
-
 import pytest
 
 from tests import leaks
@@ -55,7 +50,9 @@ def test_a_killed_rank_restarts_all(torch):
 
 
 def test_a_rank_that_dies_while_others_wait_for_it_is_the_one_named(torch):
-    body = f"{GROUP}import signal\nif rank == 1: os.kill(os.getpid(), signal.SIGKILL)\ndist.barrier()"
+    body = (
+        f"{GROUP}import signal\nif rank == 1: os.kill(os.getpid(), signal.SIGKILL)\ndist.barrier()"
+    )
     torch.run(declare("once", nnodes=1, nproc_per_node=2, max_restarts=1))
     try:
         error = torch.fail(task(body, environment="once"))
@@ -136,7 +133,6 @@ def test_ranks_that_ignore_an_interrupt_are_ended_and_the_driver_stays(torch):
 def test_what_an_interrupted_rank_does_in_the_end_is_done(torch, tmp_path):
     torch.run(f"mark = {str(tmp_path)!r}")
     body = f"""{GROUP}
-import time
 try:
     dist.barrier()
     print("in")
@@ -176,7 +172,8 @@ def test_workers_of_a_data_loader_work_and_go(torch):
     body = """
     import torch
     from torch.utils.data import DataLoader
-    seen = sorted(int(x) for batch in DataLoader(range(8), batch_size=2, num_workers=1) for x in batch)
+    loader = DataLoader(range(8), batch_size=2, num_workers=1)
+    seen = sorted(int(x) for batch in loader for x in batch)
     """
     torch.task(body, "-o seen")
     assert torch.value("seen") == list(range(8))
@@ -206,9 +203,16 @@ def test_a_driver_that_dies_takes_the_ranks_and_not_the_node(torch):
 
 
 def test_two_nodes_are_two_groups_of_ranks(elastic):
-    body = "import os\nprint(os.environ['RANK'], os.environ['GROUP_RANK'], os.environ['WORLD_SIZE'])"
+    body = (
+        "import os\nprint(os.environ['RANK'], os.environ['GROUP_RANK'], os.environ['WORLD_SIZE'])"
+    )
     lines = elastic.task(body, "--ranks all").stdout.splitlines()
     assert sorted(lines) == ["[rank 0] 0 0 2", "[rank 1] 1 1 2"]
+    log = elastic.run("%flyte logs env node").result
+    assert log.splitlines() in (
+        ["--- node-0 ---", lines[0], "--- node-1 ---", lines[1]],
+        ["--- node-0 ---", lines[1], "--- node-1 ---", lines[0]],
+    )
     assert all_reduce(elastic) == [3.0, 3.0]
 
 
@@ -221,7 +225,6 @@ def test_a_rank_killed_on_one_node_restarts_those_of_the_other(elastic):
 
 def test_a_range_goes_on_with_the_nodes_that_are_left(elastic):
     body = f"""{GROUP}
-import time
 print("in", dist.get_world_size())
 if dist.get_world_size() == 2:
     time.sleep(600)
@@ -247,8 +250,11 @@ def test_a_range_can_be_scaled(elastic):
 
 @pytest.mark.parametrize("moment", ["while ranks work", "while they load data", "idle"])
 def test_nothing_is_left_of_a_kernel_that_is_killed(tmp_path, moment):
-    with notebook(tmp_path, TORCH) as book:
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    with notebook(tmp_path, TORCH, env={"TMPDIR": str(temporary)}) as book:
         all_reduce(book)
+        before = set(temporary.iterdir())  # the kernel's own
         body = f"{GROUP}import time\nprint('in')\ntime.sleep(600)"
         if moment == "while they load data":
             body = """
@@ -262,6 +268,7 @@ def test_nothing_is_left_of_a_kernel_that_is_killed(tmp_path, moment):
         assert len(processes) >= 4 + 3 * (moment != "idle")
         book.kill()
         assert leaks.until(lambda: not any(_lives(p) for p in processes), 5)
+        assert set(temporary.iterdir()) <= before
 
 
 def _lives(process) -> bool:

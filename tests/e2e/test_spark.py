@@ -191,6 +191,13 @@ def test_an_error_in_an_executor_shows_its_line(spark):
     assert "org.apache" not in error.traceback
 
 
+def test_an_error_inside_the_jvm_is_its_message_and_no_frames(spark):
+    error = spark.fail(task('spark.sparkContext.textFile("/no/such/file").count()'))
+    assert "Input path does not exist: file:/no/such/file" in error.value
+    assert "at org.apache" not in error.traceback
+    assert "scala." not in error.traceback
+
+
 def bars(cell) -> list[str]:
     shown = cell.of("display_data", "update_display_data")
     texts = [content["data"].get("text/plain", "") for content in shown]

@@ -60,7 +60,7 @@ def test_ranks_that_cannot_be_are_refused(nproc):
 
 
 def test_more_ranks_than_any_machine_takes_are_refused():
-    with pytest.raises(EngineError, match="1000 ranks.*CPUs"):
+    with pytest.raises(EngineError, match=r"1000 ranks.*CPUs"):
         ENGINE.describe(elastic(nnodes=2, nproc_per_node=500), None)
 
 

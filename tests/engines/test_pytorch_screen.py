@@ -14,7 +14,9 @@ from flyte_jupyter.errors import UsageError
 
 def screen(tmp_path, ranks, world=2):
     shown = []
-    made = Screen(lambda stream, text: shown.append((stream, text)), shown_ranks(ranks, world), tmp_path)
+    made = Screen(
+        lambda stream, text: shown.append((stream, text)), shown_ranks(ranks, world), tmp_path
+    )
     return made, shown
 
 

@@ -8,15 +8,17 @@ import json
 import os
 import stat
 import warnings
+from pathlib import Path
 
 import flyte
 import psutil
 import pytest
 
 from flyte_jupyter.engines.engine import ClusterSpec
-from flyte_jupyter.engines.spark import conf, engine, java, layout, pages, progress
+from flyte_jupyter.engines.spark import conf, engine, java, layout, pages, progress, trampoline
 from flyte_jupyter.engines.spark.engine import SparkEngine
 from flyte_jupyter.errors import EngineError, UsageError
+from tests import leaks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Flyte's own models use what pydantic will remove
@@ -46,7 +48,7 @@ def test_a_description_crosses_a_process_unchanged():
 
 def test_a_worker_has_room_for_one_executor_of_the_size_asked_for():
     worker = described(executor_cores="1", executor_memory="2g").role("worker")
-    assert worker.args == {"cores": 1, "memory": 2048 + 384}
+    assert worker.args == {"cores": 1, "memory": 2048 + 384, "folders": []}
     worker = described(executor_memory="600", executor_memoryOverhead="1g").role("worker")
     assert worker.args["memory"] == 600 + 1024
 
@@ -246,6 +248,23 @@ def test_no_secret_is_in_a_command_or_in_a_file_that_others_can_read(tmp_path):
     assert shared["secret"] in layout.environ(tmp_path, shared, found).values()
 
 
+def test_a_folder_on_another_disk_is_private_and_goes_with_the_clusters(tmp_path):
+    from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
+
+    folder, disk = tmp_path / "1-1-aaaaaaaa", tmp_path / "disk"
+    folder.mkdir()
+    shared = layout.make(folder)
+    spec = described(local_dir=str(disk))
+    for args in (spec.role("worker").args, spec.driver_args):
+        variables = layout.environ(folder, {**shared, **args}, java.find_java())
+        assert variables["SPARK_LOCAL_DIRS"] == str(disk / "flyte-jupyter-1-1-aaaaaaaa")
+    made = disk / "flyte-jupyter-1-1-aaaaaaaa"
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    RuntimeFolder(folder).remove()
+    assert disk.is_dir()
+    assert not made.exists()
+
+
 def test_settings_of_any_text_are_read_back_by_java(tmp_path):
     settings = {"spark.a b": " x=\\y:#!\n\té😀 ", "spark.empty": "", "spark.plain": "http://x/?a&b"}
     path = layout.write_properties(tmp_path / "a.conf", settings)
@@ -286,6 +305,44 @@ def test_a_token_is_signed_as_its_rfc_says():
     assert base64.urlsafe_b64decode(claims + "==") == b"{}"
     expected = hmac.new(b"k" * 32, f"{head}.{claims}".encode(), hashlib.sha256).digest()
     assert base64.urlsafe_b64decode(signature + "==") == expected
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+def test_a_program_ends_as_it_ends_and_is_told_apart():
+    run = trampoline.start(["/bin/sh", "-c", "echo out; echo err >&2; exit 3"], os.environ)
+    out, _ = run.communicate()
+    assert (sorted(out.split()), run.returncode) == ([b"err", b"out"], 3)
+
+
+@pytest.mark.parametrize("way", ["main()", "_LINUX = False; main()"])
+def test_a_program_does_not_outlive_who_has_started_it(tmp_path, way):
+    import subprocess
+    import sys
+
+    note = tmp_path / "pid"
+    source = Path(trampoline.__file__).read_text().replace("    main()\n", f"    {way}\n")
+    script = tmp_path / "trampoline.py"
+    script.write_text(source)
+    program = ["/bin/sh", "-c", f"echo $$ > {note}; exec sleep 600"]
+    starter = f"""
+import os, subprocess, sys, time
+command = [sys.executable, {str(script)!r}, str(os.getpid()), *{program!r}]
+subprocess.Popen(command)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", starter])
+    try:
+        assert leaks.until(lambda: note.exists() and note.read_text().strip())
+        pid = int(note.read_text())
+        assert psutil.pid_exists(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert leaks.until(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+    )
 
 
 # -- progress -------------------------------------------------------------------------------------

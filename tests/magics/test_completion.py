@@ -52,7 +52,8 @@ def test_options_of_a_verb(idle):
 
 
 def test_engines(idle):
-    assert set(complete(idle, "%flyte env e --plugin ")) == {"dask", "plain"}
+    found = set(complete(idle, "%flyte env e --plugin "))
+    assert found == {"dask", "plain", "pytorch", "ray", "spark"}
 
 
 def test_variables_as_inputs(idle):

@@ -130,6 +130,9 @@ class Group:
 
     def _node_is_restarting(self, node: NodeLink, said: dict[str, Any]) -> None:
         """Torch's agent starts its ranks again; what the old ones said does not count."""
+        if self._interrupted:
+            self._stop()
+            return
         for rank in self._ranks:
             rank.old = rank.old or rank.node == node.index
         self._regrouping = True
@@ -140,7 +143,9 @@ class Group:
 
     def _node_is_ended(self, node: NodeLink, said: dict[str, Any]) -> None:
         node.ended = True
-        if said["failed"]:
+        if said["failed"] and self._interrupted:
+            self._stop()
+        elif said["failed"]:
             self._hear_out()
             self._raise(crashed(said["failures"], self._restarts))
 

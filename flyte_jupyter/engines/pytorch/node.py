@@ -52,6 +52,10 @@ def _warm_up(shell: Any) -> None:
     flyte_context.preload()
     shell.transform_cell("1")
     shell.display_formatter.format(1)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
     gc.freeze()
 
 

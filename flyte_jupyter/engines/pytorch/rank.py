@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import gc
 import getpass
+import multiprocessing
 import os
 import signal
 import sys
@@ -95,6 +96,8 @@ def be_rank(task: Task, node: int, ipython: DriverShell, environ: dict[str, str]
     environ
         The variables by which torch's agent tells a rank which it is.
     """
+    # One that comes before there is anything to interrupt waits until there is.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environ)
     os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
@@ -108,11 +111,10 @@ def be_rank(task: Task, node: int, ipython: DriverShell, environ: dict[str, str]
         os.close(end)
     if number == 0:
         ipython.display_pub.session.link = link
-    gc.unfreeze()
     rank = _Rank(task, ipython, link, number, world)  # it holds what is returned
     reply, frames = rank.perform()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     link.say("end", reply=reply, frames=[bytes(frame) for frame in frames])
+    gc.collect()  # what the cell has left open is written
     link.hear()  # until everybody is done: who leaves early cuts connections of the others
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
@@ -131,6 +133,16 @@ class _Rank:
 
     def perform(self) -> tuple[Any, list[Any]]:
         """Run it; returns a reply and its frames."""
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            answer = self._perform()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt as error:  # between the parts of it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return self._fail(error, "cell")
+        return answer
+
+    def _perform(self) -> tuple[Any, list[Any]]:
         try:
             inputs = self._prepare()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
@@ -154,6 +166,10 @@ class _Rank:
         with contextlib.suppress(OSError):
             os.chdir(task.request["cwd"])
         local_imports.install(task.roots)
+        # Else workers of a data loader make folders for their sockets elsewhere, and a SIGKILL
+        # leaves them there.
+        process: Any = multiprocessing.current_process()
+        process._config["tempdir"] = str(task.folder)
         builtins.input = getpass.getpass = _cannot_ask
         _be_different_from_others()
         _use_device()

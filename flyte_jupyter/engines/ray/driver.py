@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from flyte_jupyter.errors import EngineError
 
 _RENEWING = ("namespace", "runtime_env", "job_config")
 """Options of `ray.init` for which a job is given up and another begun."""
+_ANSWERING = 5.0
+"""Seconds that a head has to accept a connection."""
 _SHAPE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 
 
@@ -40,6 +43,8 @@ def connect(member: Member) -> None:
         head = member.wait_for(HEAD)
         address = head["address"]
         os.environ["RAY_OVERRIDE_DASHBOARD_URL"] = head["dashboard"]  # where it needs no token
+    elif "://" not in address and address != "auto":
+        _look_for(address)
     # For what reads the environment: Ray in a subprocess of the cell, and Flyte's own plugin.
     os.environ["RAY_ADDRESS"] = address
     private.pickle_local_modules_by_value()
@@ -49,6 +54,35 @@ def connect(member: Member) -> None:
         connection.begin({})
     if head:
         _show_output_of_workers(Path(head["session"]) / "logs")
+
+
+def _look_for(address: str) -> None:
+    """See that somebody listens at an address that the environment names; Ray tries for a minute.
+
+    Raises
+    ------
+    EngineError
+        Nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host in ("127.0.0.1", "localhost") and not _answers(ray.util.get_node_ip_address(), port):
+        private.use_loopback()
+    elif _answers(host, port):
+        return
+    if not _answers(host, port):
+        raise EngineError(
+            f"no Ray cluster is at {address}",
+            seen="nobody answers there",
+            fix="Name the head's address in RayJobConfig(address=...), as HOST:PORT.",
+        )
+
+
+def _answers(host: str, port: str) -> bool:
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWERING).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _show_output_of_workers(folder: Path) -> None:

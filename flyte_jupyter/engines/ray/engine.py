@@ -56,7 +56,6 @@ class RayEngine:
                 driver_args=job,
             )
         groups.check_groups(config.worker_node_config)
-        _check_lifetime(config)
         return ClusterSpec(
             engine=self.name,
             roles=tuple(_roles(config)),
@@ -65,6 +64,7 @@ class RayEngine:
             prepare=f"{_PROCESSES}:prepare",
             connect=f"{_DRIVER}:connect",
             driver_args=job,
+            linger=_linger(config),
         )
 
     def configure(self, options: Mapping[str, str]) -> Any:
@@ -112,6 +112,8 @@ class RayEngine:
             reasons[f"runtime_env.{key}"] = "workers run in the notebook's own Python environment"
         if config.address:
             return reasons
+        if config.ttl_seconds_after_finished is not None and not config.shutdown_after_job_finishes:
+            reasons["ttl_seconds_after_finished"] = "it goes with shutdown_after_job_finishes"
         if config.enable_autoscaling or config.autoscaler_options:
             reasons["enable_autoscaling"] = "replicas nodes are started; %flyte scale changes that"
         nodes = []
@@ -201,14 +203,16 @@ def _check_runtime_env(runtime_env: Any) -> None:
             )
 
 
-def _check_lifetime(config: Any) -> None:
+def _linger(config: Any) -> float | None:
+    """Return how long the cluster stays after a run; as in KubeRay, only a job that ends it ends."""
     seconds = config.ttl_seconds_after_finished
-    if seconds is None:
-        return
-    if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 0:
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 0
+    ):
         raise EngineError(
             "ttl_seconds_after_finished must be a whole number of seconds", seen=repr(seconds)
         )
+    return float(seconds or 0) if config.shutdown_after_job_finishes else None
 
 
 def _require_ray() -> None:

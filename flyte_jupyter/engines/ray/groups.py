@@ -112,7 +112,7 @@ def _custom(value: Any, where: str) -> dict[str, float]:
         return {str(name): _number(number, where) for name, number in found.items()}
     except (ValueError, AttributeError):
         raise EngineError(
-            f"{where} must be an object in JSON", seen=repr(value), fix='Write \'{"special": 1}\'.'
+            f"{where} must be an object in JSON", seen=repr(value), fix="Write '{\"special\": 1}'."
         ) from None
 
 

@@ -20,8 +20,21 @@ from aiohttp import ClientSession, ClientTimeout, web
 
 from flyte_jupyter.engines.ray.private import HOST, LocalNode
 
-_OWN_HEADERS = ("host", "authorization", "cookie", "connection", "content-length", "accept-encoding")
-_HOP_BY_HOP = ("connection", "transfer-encoding", "content-encoding", "content-length", "set-cookie")
+_OWN_HEADERS = (
+    "host",
+    "authorization",
+    "cookie",
+    "connection",
+    "content-length",
+    "accept-encoding",
+)
+_HOP_BY_HOP = (
+    "connection",
+    "transfer-encoding",
+    "content-encoding",
+    "content-length",
+    "set-cookie",
+)
 _MOST = 2**30
 
 

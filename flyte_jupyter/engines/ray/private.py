@@ -36,6 +36,9 @@ from flyte_jupyter.engines.ray import agents
 from flyte_jupyter.engines.ray.agent_client import VARIABLE
 
 HOST = "127.0.0.1"
+TEMPORARY = "r"
+"""The folder of Ray's own files in a cluster's."""
+_DAY = "86400000"
 
 
 def use_token(token: str) -> None:
@@ -45,11 +48,15 @@ def use_token(token: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray waits for it looks for an interrupt so often, in milliseconds.
     os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "50")
-    # Else Ray would look for an address of this machine that others can reach.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    use_loopback()
     # Ray has read its variables when it was imported, which was before there was a token.
     ray._raylet.Config.initialize("")
+
+
+def use_loopback() -> None:
+    """Have Ray take 127.0.0.1 for what it says, and not for an address that others can reach."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 _DASHBOARD: bytes = ray._private.ray_constants.DASHBOARD_ADDRESS.encode()
@@ -60,7 +67,7 @@ def _forked(*_: Any, **__: Any) -> list[str]:
     return agents.command()
 
 
-class LocalNode(ray._private.node.Node):  # type: ignore[misc]
+class LocalNode(ray._private.node.Node):
     """A node of Ray's without what a local cluster has no use for.
 
     There is no autoscaler to be told; the dashboard is started when somebody opens it; and the
@@ -72,6 +79,13 @@ class LocalNode(ray._private.node.Node):  # type: ignore[misc]
 
     def start_log_monitor(self) -> None:
         """Start none."""
+
+    def start_raylet(self, *args: Any, **kwargs: Any) -> None:
+        """Say first that there is no agent of the dashboard, for the raylet waits for its ports."""
+        for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN"):
+            port = getattr(ray._raylet, f"{name}_PORT_NAME")
+            ray._raylet.persist_port(self._session_dir, self._node_id, port, -1)
+        super().start_raylet(*args, **kwargs)
 
     def announce_dashboard(self, address: str) -> None:
         """Tell the cluster where its dashboard is, for what asks for it: `ray.util.state`."""
@@ -116,14 +130,16 @@ def start_node(folder: Path, name: str, options: Mapping[str, Any], gcs: str = "
     ray._private.services._build_python_executable_command_memory_profileable = _forked
     # Workers import Ray while the driver still starts, and not when the first task waits for them.
     os.environ.setdefault("RAY_enable_worker_prestart", "1")
-    # Pages of counters, every few seconds.
-    os.environ.setdefault("RAY_debug_dump_period_milliseconds", "0")
-    os.environ.setdefault("RAY_event_stats_print_interval_ms", "-1")
+    # Pages of counters, once a day instead of every few seconds; no number turns them off.
+    os.environ.setdefault("RAY_debug_dump_period_milliseconds", _DAY)
+    os.environ.setdefault("RAY_event_stats_print_interval_ms", _DAY)
     params = ray._private.parameter.RayParams(
         gcs_address=gcs or None,
         node_ip_address=HOST,
         node_name=name,
-        temp_dir=str(folder / "ray"),
+        # The dashboard has sockets below both.
+        temp_dir=str(folder / TEMPORARY),
+        session_name="s",
         plasma_store_socket_name=f"{place}p",
         raylet_socket_name=f"{place}r",
         setup_worker_path=os.fspath(agents.CLIENT.with_name("setup_worker.py")),

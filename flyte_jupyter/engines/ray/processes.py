@@ -15,7 +15,7 @@ import psutil
 
 from flyte_jupyter.engines.engine import Member
 from flyte_jupyter.engines.ray.groups import HEAD
-from flyte_jupyter.engines.ray.private import HOST, LocalNode, start_node, use_token
+from flyte_jupyter.engines.ray.private import HOST, TEMPORARY, LocalNode, start_node, use_token
 
 _LEAST_STORE = 80 * 2**20
 """Bytes; Ray refuses an object store below 75 MiB."""
@@ -26,7 +26,7 @@ _LOOK = 0.5
 
 def prepare(folder: Path) -> dict[str, Any]:
     """Make what all processes of the cluster share: tokens for Ray, and for its web pages."""
-    (folder / "ray").mkdir(mode=0o700, exist_ok=True)
+    (folder / TEMPORARY).mkdir(mode=0o700, exist_ok=True)
     return {"token": secrets.token_hex(32), "page": secrets.token_urlsafe(16)}
 
 

@@ -124,6 +124,11 @@ def honoured(conf: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in conf.items() if k not in _HERE and not k.startswith(tuple(_OTHERS))}
 
 
+def local_folders(conf: Mapping[str, str]) -> list[str]:
+    """Return the folders for what does not fit into memory, if others than the cluster's own."""
+    return [path.strip() for path in conf.get("spark.local.dir", "").split(",") if path.strip()]
+
+
 def hadoop(conf: Mapping[str, Any]) -> dict[str, str]:
     """Return a `hadoop_conf` as Spark takes it."""
     prefix = "spark.hadoop."

@@ -41,7 +41,8 @@ class SparkEngine:
         java.find_java()
         shape = conf.read(config.spark_conf)
         settings = {**conf.honoured(config.spark_conf), **conf.hadoop(config.hadoop_conf)}
-        size = {"cores": shape.cores, "memory": shape.memory}
+        folders = conf.local_folders(config.spark_conf)
+        size = {"cores": shape.cores, "memory": shape.memory, "folders": folders}
         # The number of executors is that of the workers: another number is had by scaling.
         settings.pop("spark.executor.instances", None)
         return ClusterSpec(
@@ -66,6 +67,7 @@ class SparkEngine:
                 "conf": settings,
                 "heap": conf.driver_heap(config.spark_conf),
                 "python": config.executor_path or "",
+                "folders": folders,
             },
         )
 

@@ -8,9 +8,12 @@ says.
 from __future__ import annotations
 
 import copyreg
+import re
 from typing import Any
 
 from flyte_jupyter.errors import ClusterError, RemoteError
+
+_FRAME = re.compile(r"\s+at \S|\s*\.\.\. \d+ more|Driver stacktrace:")
 
 
 def reason(error: BaseException) -> str:
@@ -33,11 +36,18 @@ def refused(error: BaseException) -> ClusterError:
     )
 
 
-def make_picklable() -> None:
-    """Have exceptions of PySpark's travel to the notebook."""
+def message(error: Any) -> str:
+    """Return all that a Java exception says, less the frames in it."""
+    lines = str(error.java_exception.toString()).splitlines()
+    return "\n".join(line for line in lines if line.strip() and not _FRAME.match(line))
+
+
+def make_readable() -> None:
+    """Have exceptions of PySpark's say what they have to say, and travel to the notebook."""
     from py4j.protocol import Py4JJavaError
     from pyspark.errors.exceptions.captured import CapturedException
 
+    Py4JJavaError.__str__ = message
     copyreg.pickle(Py4JJavaError, _reduce_java)
     kinds = [CapturedException]
     while kinds:

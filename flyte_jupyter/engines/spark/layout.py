@@ -8,9 +8,11 @@ to who presents a signed token, which `pages.py` does for whom it lets in.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,34 @@ def environ(folder: Path, args: Mapping[str, Any], found: java.Java) -> dict[str
         "SPARK_SCALA_VERSION": core.name.split("_")[1].partition("-")[0],
         "SPARK_LOCAL_IP": HOST,
         "SPARK_LOCAL_HOSTNAME": HOST,
-        "SPARK_LOCAL_DIRS": str(folder / "spark" / "local"),
+        "SPARK_LOCAL_DIRS": ",".join(_local(folder, args.get("folders", ()))),
     }
+
+
+def _local(folder: Path, elsewhere: Sequence[str]) -> Iterator[str]:
+    """Yield where JVMs write what does not fit into memory.
+
+    Elsewhere these are folders for the owner alone, which go with the cluster's: links in that lead
+    to them.
+
+    Raises
+    ------
+    OSError
+        One cannot be made, or somebody else has made it.
+    """
+    if not elsewhere:
+        yield str(folder / "spark" / "local")
+    for number, place in enumerate(elsewhere):
+        local = Path(place).absolute() / f"flyte-jupyter-{folder.name}"
+        # First the link: whoever is killed in between, what has been made is found.
+        with contextlib.suppress(FileExistsError):
+            (folder / f"elsewhere-{number}").symlink_to(local)
+        with contextlib.suppress(FileExistsError):
+            local.mkdir(mode=0o700, parents=True)
+        found = local.lstat()
+        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise PermissionError(f"{local} must belong to you alone")
+        yield str(local)
 
 
 def write_properties(path: Path, settings: Mapping[str, str]) -> str:

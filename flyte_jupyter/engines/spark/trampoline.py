@@ -1,4 +1,4 @@
-"""Becomes another program that is killed when its parent dies; run as a file by `start`.
+"""Becomes a program that is killed when its parent dies; run as a file by `start`.
 
 A death signal outlives `execve`, and has to be asked for by the process that is to die. Asking
 between `fork` and `execve` is not safe in a process with threads; a Python of its own that does
@@ -12,10 +12,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
+_LOOK = 0.2
+_LINUX = sys.platform == "linux"
 
 
 def start(
@@ -48,12 +51,27 @@ def start(
 
 def main() -> None:
     """Run as ``python trampoline.py PARENT COMMAND...``."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
+    if _LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
-        os._exit(1)
-    os.execv(sys.argv[2], sys.argv[2:])
+        if os.getppid() != parent:
+            os._exit(1)
+        os.execv(command[0], command)
+    os._exit(stay(parent, command))
+
+
+def stay(parent: int, command: Sequence[str]) -> int:
+    """Start a program and stay beside it, where there is no death signal; returns its exit code."""
+    child = os.posix_spawn(command[0], list(command), os.environ)
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return 128 - code if code < 0 else code
+        if os.getppid() != parent:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(_LOOK)
 
 
 if __name__ == "__main__":

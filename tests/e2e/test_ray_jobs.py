@@ -1,0 +1,90 @@
+"""What a `RayJobConfig` says of the job, and how its cluster ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import leaks
+from tests.notebook import notebook, task
+
+pytest.importorskip("ray")
+
+DECLARE = """\
+import flyte
+from flyteplugins.ray import RayJobConfig, WorkerNodeConfig
+def declare(name, **options):
+    group = WorkerNodeConfig(
+        group_name="one", replicas=1, ray_start_params={{"num-cpus": "1"}})
+    return flyte.TaskEnvironment(
+        name=name, plugin_config=RayJobConfig(worker_node_config=[group], **options))
+env = declare("ray_env"{options})"""
+LONG = 120
+
+
+def declare(**options):
+    return DECLARE.format(options="".join(f", {k}={v!r}" for k, v in options.items()))
+
+
+def test_a_cluster_ends_with_its_job_if_it_is_told_to(tmp_path):
+    with notebook(tmp_path, declare(shutdown_after_job_finishes=True)) as book:
+        cell = book.run(task("import ray\nx = ray.get(ray.put(3))", "-o x"), timeout=LONG)
+        assert cell.error is None
+        assert book.value("x") == 3
+        book.until(lambda: not list(leaks.marked(book.pid)), what="the cluster to go")
+        assert "stopped" in book.run("%flyte status").result
+        assert book.run(task("1 + 1"), timeout=LONG).result == "2"
+
+
+def test_the_runtime_environment_is_that_of_the_job(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "data.txt").write_text("forty-two")
+    env = {"env_vars": {"COLOUR": "green"}, "working_dir": str(tmp_path / "work")}
+    with notebook(tmp_path, declare(runtime_env=env)) as book:
+        body = (
+            "import ray\n@ray.remote\ndef look():\n    import os\n"
+            "    return os.environ['COLOUR'], open('data.txt').read()\n"
+            "got = ray.get(look.remote())"
+        )
+        book.run(task(body, "-o got"), timeout=LONG)
+        assert book.value("got") == ("green", "forty-two")
+
+
+def test_a_cluster_that_is_named_is_used_and_stays(tmp_path):
+    with notebook(tmp_path, declare()) as book:
+        body = "import os, ray\na, t = os.environ['RAY_ADDRESS'], os.environ['RAY_AUTH_TOKEN']"
+        book.run(task(body, "-o a,t"), timeout=LONG)
+        before = {p.pid for p in book.processes("one")}
+        book.run(
+            "import os\nos.environ.update(RAY_AUTH_MODE='token', RAY_AUTH_TOKEN=t)\n"
+            "other = declare('other', address=a)"
+        )
+        body = "import ray\nray.get(ray.remote(lambda: 5).remote())"
+        assert book.run(task(body, environment="other"), timeout=LONG).result == "5"
+        book.run("%flyte down other")
+        assert {p.pid for p in book.processes("one")} == before
+        assert book.task("import ray\nray.get(ray.put(2))").result == "2"
+
+
+def test_an_address_where_nobody_is_says_so_in_one_line(tmp_path):
+    with notebook(tmp_path, declare(address="127.0.0.1:1")) as book:
+        error = book.fail(task("1"), timeout=170)
+        assert error.name == "EngineError"
+        assert "no Ray cluster is at 127.0.0.1:1" in error.value
+
+
+def test_nothing_is_left_of_a_killed_kernel(tmp_path):
+    before = leaks.look()
+    with notebook(tmp_path, declare()) as book:
+        book.run(task("import ray\nray.get(ray.put(b'x' * 10**7))\nNone"), timeout=LONG)
+        assert book.process("one-0").is_running()
+        book.kill()
+    assert leaks.await_nothing(before) == []
+
+
+def test_nothing_is_left_of_a_kernel_killed_while_its_cluster_starts(tmp_path):
+    before = leaks.look()
+    with notebook(tmp_path, declare()) as book:
+        book.submit(task("1"))
+        assert book.process("head-0").is_running()
+        book.kill()
+    assert leaks.await_nothing(before) == []

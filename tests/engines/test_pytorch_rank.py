@@ -1,0 +1,50 @@
+"""What a rank does for itself before its cell begins."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from flyte_jupyter.engines.pytorch import rank
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretend to have some GPUs, where there are none; returns those that were taken."""
+    taken = []
+
+    def have(count):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+        return taken
+
+    return have
+
+
+@pytest.mark.parametrize(("local", "device"), [(0, 0), (1, 1), (2, 0), (3, 1)])
+def test_a_rank_takes_the_gpu_of_its_number(gpus, monkeypatch, local, device, capsys):
+    taken = gpus(2)
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.setenv("RANK", str(local))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    rank._use_device()
+    assert taken == [device]
+    said = "4 ranks share 2 GPUs of this machine.\n" if local == 0 else ""
+    assert capsys.readouterr().err == said
+
+
+def test_without_a_gpu_nothing_is_taken(gpus):
+    taken = gpus(0)
+    rank._use_device()
+    assert taken == []
+
+
+def test_loopback_is_used_unless_the_user_says_otherwise(monkeypatch):
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "mine")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME")
+    rank.use_loopback()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
+    assert os.environ["NCCL_SOCKET_IFNAME"].startswith("lo")

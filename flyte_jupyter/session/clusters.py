@@ -29,6 +29,7 @@ from flyte_jupyter.engines.engine import ClusterSpec
 from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost
 from flyte_jupyter.session.environments import Environment
 from flyte_jupyter.session.last_words import last_words
+from flyte_jupyter.session.scaling import scalable_role
 
 _numbers = itertools.count(1)
 
@@ -241,22 +242,9 @@ class Cluster:
         ClusterError
             The engine has none, or several and none of that name, or there is no cluster.
         """
-        scalable = [r for r in self.spec.roles if r.scalable] if self.spec else []
-        role = next((r for r in scalable if group in ("", r.name)), None)
         if not self.running:
             raise ClusterError(f"{self.name} cannot be scaled", seen=f"its cluster is {self.state}")
-        if scalable and (role is None or (not group and len(scalable) > 1)):
-            names = ", ".join(r.name for r in scalable)
-            raise ClusterError(
-                f"{self.name} has no group {group!r}" if group else f"{self.name} has many groups",
-                seen=f"there are {names}",
-                fix=f"Type: %flyte scale {self.name} {replicas} --group {scalable[0].name}",
-            )
-        if role is None:
-            engine = self.environment.engine.name
-            raise ClusterError(
-                f"{self.name} cannot be scaled", seen=f"the {engine} engine has nothing to scale"
-            )
+        role = scalable_role(self.name, self.spec, group)
         await self._backend.scale(self.id, role.name, replicas)
         return role.name
 

@@ -15,6 +15,7 @@ from tests.bench import (
     loading,
     output,
     pytorch_rows,
+    ray_rows,
     report,
     spark_rows,
     starting,
@@ -34,6 +35,7 @@ GROUPS: dict[str, Group] = {
     "flood": output.flood,
     "kills": killing.kills,
     "pytorch": pytorch_rows.pytorch,
+    "ray": ray_rows.ray,
     "spark": spark_rows.spark,
 }
 

@@ -58,7 +58,7 @@ def _start(quick: bool) -> list[Row]:
             with with_extension() as notebook:
                 declared.append(notebook.run(_declaration()).seconds)
                 first.append(notebook.run(_OURS).seconds)
-                second += [notebook.run(_OURS).seconds for _ in range(3)]
+                second += [notebook.run(_OURS).seconds for _ in range(5)]
             started = time.perf_counter()
             subprocess.run([*_torchrun(), str(script)], check=True, capture_output=True)
             peer.append(time.perf_counter() - started)

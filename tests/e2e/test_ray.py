@@ -149,14 +149,19 @@ def test_nobody_gets_in_without_the_token(ray_book):
     clean["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for environ in (clean, {**clean, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert done.returncode != 0
         assert "uthentic" in done.stderr
 
 
 def test_a_group_is_scaled_by_its_name_and_keeps_the_other(ray_book):
-    assert "has many groups" in ray_book.fail("%flyte scale env 2").value
+    assert "has several groups" in ray_book.fail("%flyte scale env 2").value
     assert "no group 'none'" in ray_book.fail("%flyte scale env 2 --group none").value
     grown = ray_book.run("%flyte scale env 2 --group small", timeout=120).result
     assert grown.count("small-") == 2
@@ -175,9 +180,7 @@ def test_a_dead_node_is_replaced_and_work_goes_on(ray_book):
         status = ray_book.run("%flyte status env").result
         return next(line for line in status.splitlines() if line.startswith("large-0"))
 
-    ray_book.until(
-        lambda: "killed by SIGKILL" in line() and "ready" in line(), 120, "the new node"
-    )
+    ray_book.until(lambda: "killed by SIGKILL" in line() and "ready" in line(), 120, "the new node")
     body = RAY + "ray.get(ray.remote(lambda: 7).options(resources={'special': 1}).remote())"
     assert ray_book.task(body).result == "7"
 

@@ -150,7 +150,8 @@ def test_options_make_the_config():
     ("options", "said"),
     [
         ({"worker": "3"}, "Spark has no option --worker"),
-        ({"workers": "0"}, "must be a whole number"),
+        ({"workers": "0"}, "--workers takes a whole number"),
+        ({"worker-cpu": "1.5"}, "--worker-cpu takes a whole number"),
         ({"worker-memory": "big"}, "must be a size"),
         ({"conf": "spark.x"}, "--conf takes KEY=VALUE"),
         ({"conf": "x=1"}, "--conf takes KEY=VALUE"),

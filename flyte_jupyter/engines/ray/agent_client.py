@@ -21,7 +21,7 @@ def main() -> None:
     """Have a script run, and end as it ends."""
     command = sys.argv[1:]
     if command[0].endswith(os.path.join("dashboard", "agent.py")):  # noqa: PTH118 - as text
-        os.execvp("cat", ["cat"])  # it ends when its input does, and that is when the raylet does
+        os.execvp("cat", ["cat"])  # noqa: S607 - it ends when its input does, and that is when the raylet does
     order = marshal.dumps((command, dict(os.environ)))
     agent = socket.socket(socket.AF_UNIX)
     try:

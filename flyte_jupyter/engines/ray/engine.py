@@ -132,9 +132,12 @@ def _groups(config: Any) -> list[tuple[str, Any, int]]:
     found = []
     if config.head_node_config is not None:
         found.append(("head_node_config", config.head_node_config, 1))
-    for group in config.worker_node_config:
-        found.append((f"worker_node_config[{group.group_name}]", group, group.replicas))
+    found += [(_where(group), group, group.replicas) for group in config.worker_node_config]
     return found
+
+
+def _where(group: Any) -> str:
+    return f"worker_node_config[{group.group_name}]"
 
 
 def _roles(config: Any) -> list[Role]:
@@ -154,7 +157,7 @@ def _roles(config: Any) -> list[Role]:
         )
     ]
     for group in workers:
-        asked = groups.read_resources(group, f"worker_node_config[{group.group_name}]")
+        asked = groups.read_resources(group, _where(group))
         roles.append(
             Role(
                 group.group_name,
@@ -204,7 +207,7 @@ def _check_runtime_env(runtime_env: Any) -> None:
 
 
 def _linger(config: Any) -> float | None:
-    """Return how long the cluster stays after a run; as in KubeRay, only a job that ends it ends."""
+    """Return how long the cluster stays after a run; None if a job does not end it."""
     seconds = config.ttl_seconds_after_finished
     if seconds is not None and (
         isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 0

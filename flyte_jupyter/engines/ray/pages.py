@@ -101,7 +101,7 @@ class DashboardPages:
 
 
 def serve_dashboard(node: LocalNode, page: str, token: str) -> int:
-    """Serve the dashboard of a node below ``/page/`` and return the port; on a thread of its own."""
+    """Serve the dashboard of a node below ``/page/``, on a thread, and return the port."""
     sock = socket.socket()
     sock.bind((HOST, 0))
     port: int = sock.getsockname()[1]

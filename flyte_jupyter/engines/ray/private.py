@@ -189,6 +189,6 @@ def print_held_lines() -> None:
 
 
 def pickle_local_modules_by_value() -> None:
-    """Have Ray send by value what `cloudpickle` sends by value; it has a copy of its own of that."""
+    """Have Ray, which has a `cloudpickle` of its own, send by value what that one does."""
     registry = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
     ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES = registry

@@ -29,7 +29,7 @@ def main() -> None:
     python = context.get("py_executable") or sys.executable
     words = [*(context.get("command_prefix") or ()), "exec", python]
     line = " ".join([*words, *map(shlex.quote, [worker, *rest])])
-    os.execvp("bash", ["bash", "-c", line])
+    os.execvp("bash", ["bash", "-c", line])  # noqa: S607 - as Ray does
 
 
 if __name__ == "__main__":

@@ -100,6 +100,11 @@ def driver_heap(conf: Mapping[str, str]) -> int:
     return _size(conf, "spark.driver.memory") or 1024
 
 
+def driver_cores(conf: Mapping[str, str]) -> int:
+    """Return the cores of the driver; one, as on Kubernetes, if nothing is said."""
+    return _count(conf, "spark.driver.cores") or 1
+
+
 def given(shape: Shape) -> str:
     """Say what executors get that ask for more cores than there are; empty if they do not."""
     machine = os.cpu_count() or 1

@@ -80,7 +80,11 @@ def _start(member: Member, main: str, *arguments: str) -> subprocess.Popen[bytes
         *("--properties-file", properties),
         *arguments,
     )
-    return trampoline.start(command, layout.environ(member.folder, member.args, found))
+    variables = layout.environ(member.folder, member.args, found)
+    if cores := member.args.get("cores"):  # for the executors, which inherit it
+        before = variables.get("JDK_JAVA_OPTIONS", "")
+        variables["JDK_JAVA_OPTIONS"] = f"{java.limited(cores)} {before}".strip()
+    return trampoline.start(command, variables)
 
 
 def _be(process: subprocess.Popen[bytes], read: Callable[[str], None]) -> None:

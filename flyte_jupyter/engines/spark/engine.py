@@ -66,6 +66,7 @@ class SparkEngine:
             driver_args={
                 "conf": settings,
                 "heap": conf.driver_heap(config.spark_conf),
+                "driver_cores": conf.driver_cores(config.spark_conf),
                 "python": config.executor_path or "",
                 "folders": folders,
             },
@@ -80,6 +81,10 @@ class SparkEngine:
                 f"Spark has no option --{min(unknown)}",
                 fix="It takes --workers, --worker-cpu, --worker-memory and --conf KEY=VALUE.",
             )
+        for name in ("workers", "worker-cpu"):
+            text = options.get(name, "1")
+            if not (text.isascii() and text.isdecimal() and int(text) > 0):
+                raise UsageError(f"--{name} takes a whole number of at least 1", seen=f"{text!r}")
         settings = {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS}
         for line in options.get("conf", "").splitlines():
             key, separator, value = line.partition("=")

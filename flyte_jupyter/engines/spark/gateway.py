@@ -35,7 +35,7 @@ _LAST_WORDS = 2000
 def settings(member: Member) -> dict[str, str]:
     """Return all settings of the driver: defaults, the environment's own, and what has to be so."""
     asked: Mapping[str, str] = member.args["conf"]
-    ours = shlex.join(layout.options(member.folder))
+    ours = shlex.join((*java.EXECUTOR, *layout.options(member.folder)))
     key = "spark.executor.defaultJavaOptions"
     return {
         **_DEFAULTS,
@@ -70,7 +70,13 @@ class Gateway:
         self._begin = self._log.stat().st_size if self._log.exists() else 0
         conf = settings(member)
         properties = layout.write_properties(root / "driver.conf", conf)
-        options = (f"-Xmx{member.args['heap']}m", *layout.options(member.folder), *_extra(conf))
+        options = (
+            f"-Xmx{member.args['heap']}m",
+            java.limited(member.args["driver_cores"]),
+            *java.DRIVER,
+            *layout.options(member.folder),
+            *_extra(conf),
+        )
         arguments = ("--properties-file", properties, "pyspark-shell")
         command = java.command(found, options, "org.apache.spark.deploy.SparkSubmit", *arguments)
         variables = {

@@ -44,11 +44,33 @@ _MODULES = (
     "--enable-native-access=ALL-UNNAMED",
 )
 
-DAEMON = ("-Xms32m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-"""For a master or worker: it does little, and is there in half the time without the optimizer.
+_QUICK = "-XX:TieredStopAtLevel=1"
+"""No optimizing compiler: half of what a JVM computes until its first work is done is that."""
+
+DAEMON = ("-Xms32m", "-Xmx512m", _QUICK, "-XX:+UseSerialGC")
+"""For a master or worker, which do little.
 
 A heap that begins small is collected now and then, and stays a hundred megabytes smaller.
 """
+
+DRIVER = (_QUICK,)
+"""For the driver, which plans and collects."""
+
+EXECUTOR = (
+    "-XX:Tier4InvocationThreshold=20000",
+    "-XX:Tier4MinInvocationThreshold=5000",
+    "-XX:Tier4CompileThreshold=40000",
+    "-XX:Tier4BackEdgeThreshold=150000",
+)
+"""For executors: what runs often is optimized as ever, what runs at the start only is not."""
+
+
+def limited(cores: int) -> str:
+    """Return the option by which a JVM takes itself to have so many cores, as in a pod.
+
+    By it Java chooses its garbage collector and the numbers of its threads.
+    """
+    return f"-XX:ActiveProcessorCount={cores}"
 
 
 @dataclass(frozen=True)

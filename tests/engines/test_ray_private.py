@@ -1,0 +1,112 @@
+"""The private names of Ray's that this package uses: a new Ray that changes one fails here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+
+def test_a_node_is_made_of_what_is_replaced_in_it():
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    for name in ("start_api_server", "start_log_monitor", "start_raylet", "dead_processes"):
+        assert callable(getattr(Node, name))
+    source = inspect.getsource(Node)
+    assert "self._session_dir" in source
+    assert "self._node_id" in source
+    known = set(inspect.signature(RayParams.__init__).parameters)
+    assert known >= {
+        "gcs_address",
+        "node_ip_address",
+        "node_name",
+        "temp_dir",
+        "session_name",
+        "plasma_store_socket_name",
+        "raylet_socket_name",
+        "setup_worker_path",
+        "log_to_stderr",
+        "no_monitor",
+    }
+
+
+def test_agents_are_started_by_the_command_that_is_replaced():
+    from ray._private import services
+
+    name = "_build_python_executable_command_memory_profileable"
+    assert getattr(services, name)("x", "/tmp")[0] == sys.executable
+    assert inspect.getsource(services.start_raylet).count(name) == 2
+    assert "ENABLE_RAY_CLUSTER" in inspect.getsource(services.get_node_ip_address)
+
+
+def test_ports_of_agents_have_names_and_variables_can_be_read_again():
+    from ray import _raylet
+
+    for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN"):
+        assert isinstance(getattr(_raylet, f"{name}_PORT_NAME"), str)
+    assert callable(_raylet.persist_port)
+    assert callable(_raylet.Config.initialize)
+
+
+def test_what_workers_print_is_marked_and_printed_by_a_function():
+    code = (
+        "from flyte_jupyter.engines.ray import private as p\n"
+        "assert set(p.MARKS.values()) == {'job', 'actor_name', 'task_name'}\n"
+        "batch = {'pid': 7, 'is_err': False, 'lines': ['words'], 'job': '01',"
+        " 'actor_name': None, 'task_name': 'f'}\n"
+        "p.print_lines(batch); p.print_held_lines()"
+    )
+    environ = {**os.environ, "RAY_COLOR_PREFIX": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "(f pid=7) words\n"
+
+
+def test_rays_own_cloudpickle_has_a_registry_to_share():
+    import cloudpickle.cloudpickle
+    import ray.cloudpickle.cloudpickle
+
+    for module in (cloudpickle.cloudpickle, ray.cloudpickle.cloudpickle):
+        assert isinstance(module._PICKLE_BY_VALUE_MODULES, set)
+
+
+def test_importing_ray_starts_no_thread():
+    code = "import os\nimport flyte_jupyter.engines.ray.processes\n"
+    code += "print(len(os.listdir('/proc/self/task')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("prefix", [[], ["cd", "/", "&&"]])
+def test_a_prepared_worker_has_its_variables_and_its_folder(tmp_path, prefix):
+    from flyte_jupyter.engines.ray import agents
+
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, sys\nprint(os.environ['A'], os.environ['B'], os.getcwd(), sys.argv[1:])"
+    )
+    context = {
+        "env_vars": {"A": "x y", "B": "${HOME_OF_NOBODY}${A_GIVEN}"},
+        "command_prefix": prefix,
+        "py_executable": sys.executable,
+    }
+    script = str(agents.CLIENT.with_name("setup_worker.py"))
+    options = [f"--serialized-runtime-env-context={json.dumps(context)}", "--language=PYTHON"]
+    done = subprocess.run(
+        [sys.executable, script, str(worker), "--node=a b", *options],
+        env={**os.environ, "A_GIVEN": "given"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = "/" if prefix else str(tmp_path)
+    assert done.stdout == f"x y given {folder} ['--node=a b']\n"

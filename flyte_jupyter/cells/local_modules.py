@@ -205,9 +205,7 @@ def _stamp(path: str) -> Stamp | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _reload(
-    module: ModuleType, source: Path, versions: dict[tuple[str, str], list[Any]]
-) -> None:
+def _reload(module: ModuleType, source: Path, versions: dict[tuple[str, str], list[Any]]) -> None:
     """Reload one module in place, once its source is known to compile.
 
     Bytecode files know seconds only: one written in the second of the edit would be taken for the

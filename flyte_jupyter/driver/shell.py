@@ -44,6 +44,12 @@ class DriverShell(ZMQInteractiveShell):
         self.remote_traceback = list(stb)
         self._last_traceback = stb
 
+    async def run_code(self, *args: Any, **kwargs: Any) -> Any:
+        """Run code of a cell, unless an interrupt came when nothing could be interrupted yet."""
+        if Interruptible.pending:
+            raise KeyboardInterrupt
+        return await super().run_code(*args, **kwargs)
+
     def show_usage_error(self, exc: BaseException) -> None:
         """Leave it to the notebook, which shows what it raises."""
         self.remote_traceback = [f"UsageError: {exc}"]
@@ -143,6 +149,12 @@ class Interruptible:
     KeyboardInterrupt.
     """
 
+    pending = False
+    """Whether an interrupt came between a task's beginning and its cell's.
+
+    It cancels the task, but a cell that awaits nothing would never hear of that.
+    """
+
     def __init__(self) -> None:
         self.interrupted = False
         self._task: asyncio.Task[Any] | None = None
@@ -150,6 +162,7 @@ class Interruptible:
     async def run(self, coroutine: Any) -> Any:
         """Run to the end, or raise KeyboardInterrupt."""
         # First the handler: a task that an interrupt leaves behind here would run by itself later.
+        Interruptible.pending = False
         previous = signal.signal(signal.SIGINT, self._on_signal)
         try:
             self._task = asyncio.ensure_future(coroutine)
@@ -162,6 +175,7 @@ class Interruptible:
             raise
         finally:
             signal.signal(signal.SIGINT, previous)
+            Interruptible.pending = False
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
         del number
@@ -170,10 +184,11 @@ class Interruptible:
             if frame.f_code is _RUN_CODE:
                 raise KeyboardInterrupt
             frame = frame.f_back
+        Interruptible.pending = True
         if self._task is not None:
             loop = self._task.get_loop()
             loop.call_soon_threadsafe(self._task.cancel)
 
 
-_RUN_CODE = ZMQInteractiveShell.run_code.__code__
+_RUN_CODE = DriverShell.run_code.__code__
 """On the stack exactly while code of a cell is being executed."""

@@ -190,6 +190,39 @@ def test_logs_are_there_for_every_role(ray_book):
     assert "raylet" in ray_book.run("%flyte logs env small-0").result
 
 
+def test_the_dashboard_opens_for_who_has_its_link_and_for_nobody_else(ray_book):
+    ray_book.run(
+        "import urllib.request, urllib.error\n"
+        "from flyte_jupyter.session import session\n"
+        "(link,) = session().cluster('env').links.values()\n"
+        "def status(url):\n"
+        "    try:\n"
+        "        with urllib.request.urlopen(url, timeout=100) as answer:\n"
+        "            return answer.status\n"
+        "    except urllib.error.HTTPError as error:\n"
+        "        return error.code"
+    )
+    bare = "link.split('/')[0] + '//' + link.split('/')[2]"
+    pages = f"[status({bare} + p) for p in ('/', '/api/cluster_status', '/wrong/')]"
+    assert ray_book.value(pages) == [404, 404, 404]
+    there = "[status(link + p) for p in ('', 'api/cluster_status', 'nodes?view=summary')]"
+    assert ray_book.run(there, timeout=110).result == "[200, 200, 200]"
+    body = "from ray.util.state import list_nodes\nsum(n.state == 'ALIVE' for n in list_nodes())"
+    assert ray_book.task(body).result == "3"
+
+
+def test_two_clusters_run_side_by_side(ray_book):
+    ray_book.run(
+        'other = flyte.TaskEnvironment(name="other", plugin_config=RayJobConfig('
+        "worker_node_config=[], head_node_config=HeadNodeConfig("
+        'ray_start_params={"num-cpus": "1"})))'
+    )
+    body = "import ray\n[n['NodeName'] for n in ray.nodes() if n['Alive']]"
+    assert ray_book.run(task(body, environment="other"), timeout=120).result == "['head-0']"
+    assert len(ray_book.value(f"{ray_book.task(body).result!r}").split(",")) == 3
+    ray_book.run("%flyte down other")
+
+
 def test_a_crashed_driver_leaves_the_nodes_and_is_connected_again(ray_book):
     nodes = {p.pid for p in ray_book.processes("small")}
     assert ray_book.fail(task("import os\nos._exit(3)")).name == "DriverLost"

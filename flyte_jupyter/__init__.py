@@ -25,7 +25,7 @@ from flyte_jupyter.errors import (
 
 if TYPE_CHECKING:
     from flyte_jupyter.config import FlyteJupyter
-    from flyte_jupyter.session import CellTask, Ref, Run, Session, session
+    from flyte_jupyter.sessions import CellTask, Ref, Run, Session, session
 
 __version__ = "0.1.0"
 
@@ -52,12 +52,12 @@ __all__ = [
 ]
 
 _LAZY = {
-    "CellTask": "flyte_jupyter.session",
+    "CellTask": "flyte_jupyter.sessions",
     "FlyteJupyter": "flyte_jupyter.config",
-    "Ref": "flyte_jupyter.session",
-    "Run": "flyte_jupyter.session",
-    "Session": "flyte_jupyter.session",
-    "session": "flyte_jupyter.session",
+    "Ref": "flyte_jupyter.sessions",
+    "Run": "flyte_jupyter.sessions",
+    "Session": "flyte_jupyter.sessions",
+    "session": "flyte_jupyter.sessions",
 }
 
 

@@ -96,9 +96,9 @@ def test_loading_the_extension_imports_nothing_heavy():
     [
         "flyte_jupyter.backends.local.backend",
         "flyte_jupyter.driver.client",
-        "flyte_jupyter.engines.dask_engine",
+        "flyte_jupyter.engines.dask.engine",
         "flyte_jupyter.engines.registry",
-        "flyte_jupyter.session",
+        "flyte_jupyter.sessions",
         "flyte_jupyter.widgets.progress",
         "flyte_jupyter.widgets.table",
     ],

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flyte_jupyter.driver.forwarding import Forwarded
-from flyte_jupyter.driver.streams import DriverStream
+from flyte_jupyter.driver.output.streams import DriverStream
+from flyte_jupyter.driver.values.forwarding import Forwarded
 
 if TYPE_CHECKING:
     from flyte_jupyter.driver.kernel import DriverKernel

@@ -23,24 +23,16 @@ import zmq
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
-from flyte_jupyter.driver import (
-    forwarding,
-    local_imports,
-    nested,
-    replies,
-    shell,
-    threads,
-    transfer,
-    wire,
-)
-from flyte_jupyter.driver.descriptors import PresentLog, crash_path
+from flyte_jupyter.driver import local_imports, nested, replies, shell, threads, wire
 from flyte_jupyter.driver.job import Job, Outcome, named
 from flyte_jupyter.driver.leavings import Collector, LiveCell
+from flyte_jupyter.driver.output.descriptors import PresentLog, crash_path
+from flyte_jupyter.driver.output.streams import DriverIOPub, DriverStream
+from flyte_jupyter.driver.output.transcript import Transcript
 from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.replies import check_bound
-from flyte_jupyter.driver.streams import DriverIOPub, DriverStream
-from flyte_jupyter.driver.transcript import Transcript
-from flyte_jupyter.driver.transfer import KeptBuffers, Parcel
+from flyte_jupyter.driver.values import forwarding, transfer
+from flyte_jupyter.driver.values.transfer import KeptBuffers, Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import FlyteJupyterError
 
@@ -265,7 +257,7 @@ class DriverApp(IPKernelApp):
     """ipykernel's application, less what belongs to a person's own kernel."""
 
     kernel_class = DriverKernel
-    outstream_class = "flyte_jupyter.driver.streams.DriverStream"
+    outstream_class = "flyte_jupyter.driver.output.streams.DriverStream"
 
     def init_iopub(self, context: Any) -> None:
         """Open the output channel, with no limit on what waits and no port for children."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from flyte_jupyter.driver import transfer
+from flyte_jupyter.driver.values import transfer
 
 if TYPE_CHECKING:
     from flyte_jupyter.driver.shell import DriverShell

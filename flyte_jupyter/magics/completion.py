@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from flyte_jupyter.session import Session
-from flyte_jupyter.session.environments import declared_in
+from flyte_jupyter.sessions import Session
+from flyte_jupyter.sessions.environments import declared_in
 
 
 def completions(session: Session, line: str, symbol: str) -> list[str]:

@@ -12,9 +12,9 @@ import psutil
 
 from flyte_jupyter.backends.local import runtime_folder
 from flyte_jupyter.cells.sizes import human_size
-from flyte_jupyter.driver.segments import memfd_supported
+from flyte_jupyter.driver.values.segments import memfd_supported
 from flyte_jupyter.engines.registry import engines
-from flyte_jupyter.session import Session
+from flyte_jupyter.sessions import Session
 
 _OK, _MISSING = "ok", "!"
 _PACKAGES = {

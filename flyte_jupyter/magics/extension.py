@@ -37,7 +37,7 @@ class FlyteMagics(Magics):
     def session(self) -> Any:
         """The notebook's session, made with the first use."""
         if self._session is None:
-            from flyte_jupyter.session import Session, set_session
+            from flyte_jupyter.sessions import Session, set_session
 
             self._session = Session(self.config_object, self.shell.user_ns, _report)
             self._session.read_cells_with(self.shell.transform_cell)
@@ -96,7 +96,7 @@ class FlyteMagics(Magics):
     def close(self) -> None:
         """Take down what the notebook has started."""
         if self._session is not None:
-            from flyte_jupyter.session import set_session
+            from flyte_jupyter.sessions import set_session
 
             self._session.close()
             set_session(None)

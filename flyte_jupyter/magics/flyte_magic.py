@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 from flyte_jupyter.errors import UsageError
-from flyte_jupyter.session import Session
+from flyte_jupyter.sessions import Session
 
 
 def help_text() -> str:

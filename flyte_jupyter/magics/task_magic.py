@@ -13,7 +13,7 @@ from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.driver.relay import NotebookSink
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.magics.arguments import MagicParser, count, names, ranks, seconds
-from flyte_jupyter.session import CellTask, Ref, Run, Session
+from flyte_jupyter.sessions import CellTask, Ref, Run, Session
 from flyte_jupyter.widgets.progress import StartProgress
 from flyte_jupyter.widgets.table import Table
 

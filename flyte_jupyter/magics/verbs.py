@@ -12,9 +12,9 @@ from flyte_jupyter.engines.registry import engine_named
 from flyte_jupyter.errors import ClusterError, UsageError
 from flyte_jupyter.magics.arguments import MagicParser, count, workers
 from flyte_jupyter.magics.doctor import examine
-from flyte_jupyter.session import Session
-from flyte_jupyter.session.clusters import Cluster
-from flyte_jupyter.session.environments import declared_in
+from flyte_jupyter.sessions import Session
+from flyte_jupyter.sessions.clusters import Cluster
+from flyte_jupyter.sessions.environments import declared_in
 from flyte_jupyter.widgets.links import reachable
 from flyte_jupyter.widgets.progress import StartProgress
 from flyte_jupyter.widgets.table import Table

@@ -6,7 +6,7 @@ import html
 from typing import Any
 
 from flyte_jupyter.backends.backend import DRIVER
-from flyte_jupyter.session.clusters import Cluster
+from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.widgets.links import anchors, reachable
 
 

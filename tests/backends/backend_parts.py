@@ -13,7 +13,7 @@ from local_members import ESCAPE
 from flyte_jupyter.backends.backend import DRIVER, DriverLaunch
 from flyte_jupyter.backends.local.backend import LocalBackend, new_key
 from flyte_jupyter.driver.client import DriverClient
-from flyte_jupyter.driver.transfer import pack, unpack
+from flyte_jupyter.driver.values.transfer import pack, unpack
 from flyte_jupyter.engines.engine import ClusterSpec
 
 DEADLINE = 20.0

@@ -9,9 +9,9 @@ import weakref
 import numpy
 import pytest
 
-from flyte_jupyter.driver import mapping
-from flyte_jupyter.driver.aside import WORTH_A_THREAD, aside, give_back
-from flyte_jupyter.driver.mapping import FilePart, map_private
+from flyte_jupyter.driver.values import mapping
+from flyte_jupyter.driver.values.aside import WORTH_A_THREAD, aside, give_back
+from flyte_jupyter.driver.values.mapping import FilePart, map_private
 
 
 def settled():

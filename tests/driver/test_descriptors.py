@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from flyte_jupyter.driver.descriptors import KeptPipe, PresentLog, Remains, crash_path
+from flyte_jupyter.driver.output.descriptors import KeptPipe, PresentLog, Remains, crash_path
 
 DRIVER = """
 import os, pathlib, signal, sys
-from flyte_jupyter.driver.descriptors import KeptPipe, PresentLog, crash_path
+from flyte_jupyter.driver.output.descriptors import KeptPipe, PresentLog, crash_path
 
 folder = pathlib.Path(sys.argv[1])
 pipes = {name: KeptPipe(folder, 1, name) for name in ("stdout", "stderr")}

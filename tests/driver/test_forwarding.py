@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flyte_jupyter.driver.forwarding import forward
-from flyte_jupyter.driver.kept import KeptBufferError
-from flyte_jupyter.driver.segments import SegmentError
-from flyte_jupyter.driver.transfer import KeptBuffers, SentBuffers, pack, unpack
+from flyte_jupyter.driver.values.forwarding import forward
+from flyte_jupyter.driver.values.kept import KeptBufferError
+from flyte_jupyter.driver.values.segments import SegmentError
+from flyte_jupyter.driver.values.transfer import KeptBuffers, SentBuffers, pack, unpack
 
 MEGA = 1 << 20
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from flyte_jupyter.driver.mapping import PAGE
-from flyte_jupyter.driver.segments import OpenSegment, Segment, SegmentError, memfd_supported
+from flyte_jupyter.driver.values.mapping import PAGE
+from flyte_jupyter.driver.values.segments import OpenSegment, Segment, SegmentError, memfd_supported
 
 MEMFD = pytest.mark.skipif(not memfd_supported(), reason="no memfd on this system")
 
@@ -134,7 +134,7 @@ def test_descriptor_that_became_a_pipe_is_refused_without_waiting():
 @MEMFD
 def test_segment_of_a_dead_process_is_reported():
     code = (
-        "from flyte_jupyter.driver.segments import Segment\n"
+        "from flyte_jupyter.driver.values.segments import Segment\n"
         "import json\n"
         "print(json.dumps(Segment(10).record()))"
     )

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyte_jupyter.driver import transcript
-from flyte_jupyter.driver.streams import _Buffer
-from flyte_jupyter.driver.transcript import RunText, Transcript
+from flyte_jupyter.driver.output import transcript
+from flyte_jupyter.driver.output.streams import _Buffer
+from flyte_jupyter.driver.output.transcript import RunText, Transcript
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from flyte_jupyter.driver import transfer
-from flyte_jupyter.driver.segments import memfd_supported
-from flyte_jupyter.driver.transfer import PackError, UnpackError, pack, unpack
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.segments import memfd_supported
+from flyte_jupyter.driver.values.transfer import PackError, UnpackError, pack, unpack
 from flyte_jupyter.errors import CaptureError
 
 BIG = 1 << 20

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from flyte_jupyter.driver import transfer
-from flyte_jupyter.driver.kept import KeptBufferError
-from flyte_jupyter.driver.segments import Segment, memfd_supported
-from flyte_jupyter.driver.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.kept import KeptBufferError
+from flyte_jupyter.driver.values.segments import Segment, memfd_supported
+from flyte_jupyter.driver.values.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
 
 MIB = 1 << 20
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flyte_jupyter.driver import blocks, parcel, transfer
-from flyte_jupyter.driver.blocks import BLOCK, digest, digest_all
-from flyte_jupyter.driver.segments import OpenSegment, Segment, SegmentError, memfd_supported
-from flyte_jupyter.driver.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
+from flyte_jupyter.driver.values import blocks, parcel, transfer
+from flyte_jupyter.driver.values.blocks import BLOCK, digest, digest_all
+from flyte_jupyter.driver.values.segments import OpenSegment, Segment, SegmentError, memfd_supported
+from flyte_jupyter.driver.values.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
 
 pytestmark = pytest.mark.skipif(not memfd_supported(), reason="files are not cut")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -221,7 +221,7 @@ def test_digests_by_several_threads_are_those_by_one():
 def test_packing_and_unpacking_copy_nothing_else():
     code = """
 import numpy as np
-from flyte_jupyter.driver.transfer import SentBuffers, pack, unpack
+from flyte_jupyter.driver.values.transfer import SentBuffers, pack, unpack
 def peak():
     lines = open('/proc/self/status').read().splitlines()
     return next(int(l.split()[1]) for l in lines if l.startswith('VmHWM'))

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flyte_jupyter.driver import transfer
-from flyte_jupyter.driver.segments import memfd_supported
-from flyte_jupyter.driver.transfer import KeptBuffers, SentBuffers, pack, unpack
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.segments import memfd_supported
+from flyte_jupyter.driver.values.transfer import KeptBuffers, SentBuffers, pack, unpack
 
 SCRIPT = Path(__file__).with_name("transfer_peer.py")
 spec = importlib.util.spec_from_file_location("transfer_peer", SCRIPT)
@@ -156,7 +156,7 @@ def test_packing_and_unpacking_copy_nothing_else():
     code = """
 import resource, sys
 import numpy as np
-from flyte_jupyter.driver.transfer import pack, unpack
+from flyte_jupyter.driver.values.transfer import pack, unpack
 def peak():
     lines = open('/proc/self/status').read().splitlines()
     return {l.split(':')[0]: int(l.split()[1]) for l in lines if l.startswith(('VmHWM', 'RssAnon'))}

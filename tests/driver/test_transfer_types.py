@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from flyte_jupyter.driver.transfer import pack, unpack
+from flyte_jupyter.driver.values.transfer import pack, unpack
 
 N = 100_000
 

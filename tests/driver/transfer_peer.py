@@ -8,7 +8,7 @@ import struct
 import sys
 from pathlib import Path
 
-from flyte_jupyter.driver.transfer import KeptBuffers, SentBuffers, pack, unpack
+from flyte_jupyter.driver.values.transfer import KeptBuffers, SentBuffers, pack, unpack
 
 
 def write_message(stream, head, frames=()):

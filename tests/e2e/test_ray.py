@@ -193,7 +193,7 @@ def test_logs_are_there_for_every_role(ray_book):
 def test_the_dashboard_opens_for_who_has_its_link_and_for_nobody_else(ray_book):
     ray_book.run(
         "import urllib.request, urllib.error\n"
-        "from flyte_jupyter.session import session\n"
+        "from flyte_jupyter.sessions import session\n"
         "(link,) = session().cluster('env').links.values()\n"
         "def status(url):\n"
         "    try:\n"

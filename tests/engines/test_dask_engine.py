@@ -10,7 +10,7 @@ import flyte
 import pytest
 from flyteplugins.dask import Dask, Scheduler, WorkerGroup
 
-from flyte_jupyter.engines.dask_engine import DaskEngine
+from flyte_jupyter.engines.dask.engine import DaskEngine
 from flyte_jupyter.engines.engine import ClusterSpec
 from flyte_jupyter.errors import EngineError, UsageError
 
@@ -123,7 +123,7 @@ def test_certificates_are_for_their_owner_and_for_this_machine(tmp_path):
 
     from cryptography import x509
 
-    from flyte_jupyter.engines.dask_tls import make_certificates
+    from flyte_jupyter.engines.dask.tls import make_certificates
 
     paths = make_certificates(tmp_path)
     assert {stat.S_IMODE(os.stat(path).st_mode) for path in paths.values()} == {0o600}

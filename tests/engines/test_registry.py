@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from flyte_jupyter.engines import registry
-from flyte_jupyter.engines.dask_engine import DaskEngine
+from flyte_jupyter.engines.dask.engine import DaskEngine
 from flyte_jupyter.engines.plain_engine import PlainEngine
 from flyte_jupyter.errors import EngineError, UsageError
 

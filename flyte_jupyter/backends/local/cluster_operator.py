@@ -23,7 +23,7 @@ from flyte_jupyter.backends.local.member import Order
 from flyte_jupyter.backends.local.reconciler import Reconciler, Record
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 from flyte_jupyter.backends.local.zygote_process import ZygoteProcess
-from flyte_jupyter.driver.descriptors import Remains
+from flyte_jupyter.driver.output.descriptors import Remains
 from flyte_jupyter.engines.engine import ClusterSpec, Role
 
 _GRACE = 0.8

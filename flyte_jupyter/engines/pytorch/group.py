@@ -16,9 +16,9 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from flyte_jupyter.driver import transfer
-from flyte_jupyter.driver.forwarding import forward
 from flyte_jupyter.driver.job import Job, Outcome
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.forwarding import forward
 from flyte_jupyter.engines.pytorch.asking import Desk, ask_nodes
 from flyte_jupyter.engines.pytorch.engine import nodes as least_and_most
 from flyte_jupyter.engines.pytorch.failures import crashed, note_of_restart

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from flyte_jupyter.driver.transfer import Parcel
+from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.engines.pytorch.frames import FrameSocket
 from flyte_jupyter.engines.pytorch.screen import Screen
 

@@ -19,15 +19,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from flyte_jupyter.driver import (
-    flyte_context,
-    local_imports,
-    refs,
-    replies,
-    shell,
-    transfer,
-)
+from flyte_jupyter.driver import flyte_context, local_imports, refs, replies, shell
 from flyte_jupyter.driver.shell import DriverShell
+from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.engines.pytorch.agent import LEFT
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, FrameSocket

@@ -1,0 +1,1 @@
+"""What a task prints and shows, on its way out of the driver."""

@@ -1,0 +1,1 @@
+"""Values on their way between processes of one machine, once and without a file."""

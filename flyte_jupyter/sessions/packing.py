@@ -1,0 +1,42 @@
+"""Inputs of a run, packed for one driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.transfer import Parcel
+from flyte_jupyter.sessions.clusters import Cluster
+from flyte_jupyter.sessions.refs import packing_for
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Values on their way.
+
+    Parameters
+    ----------
+    parcel
+        The values.
+    driver
+        Identity of the driver that they are for; empty if there was none yet.
+    """
+
+    parcel: Parcel
+    driver: str
+
+
+def pack_for(cluster: Cluster, values: Mapping[str, object], local_modules: Any) -> Packed:
+    """Pack values for the present driver of a cluster; from any thread.
+
+    Raises
+    ------
+    CaptureError
+        One cannot be pickled, or is a ref of another driver.
+    """
+    # Before anything else: should it be replaced meanwhile, this is packed for the one before.
+    driver = cluster.driver
+    with local_modules.travelling_by_value(), packing_for(driver):
+        return Packed(transfer.pack(values, sent=cluster.sent, folder=cluster.folder), driver)

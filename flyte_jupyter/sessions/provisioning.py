@@ -1,0 +1,182 @@
+"""Clusters of the session's environments: at most one running each, as it is declared now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flyte_jupyter.backends.backend import Backend, ClusterStatus
+from flyte_jupyter.backends.local.backend import LocalBackend, new_key
+from flyte_jupyter.config import FlyteJupyter
+from flyte_jupyter.engines.engine import ClusterSpec, Role
+from flyte_jupyter.sessions.clusters import Cluster
+from flyte_jupyter.sessions.environments import Environment
+from flyte_jupyter.sessions.secret_values import resolve_secrets, secret_names
+
+
+class Provisioner:
+    """Starts clusters, keeps them in line with their declarations, and takes them down.
+
+    Its coroutines run on the session's loop. What starts a cluster is a plain function that returns
+    one: it asks for secrets before, on the thread that calls it, so that a resolver which blocks
+    keeps nobody else waiting, and an interrupt reaches it.
+
+    Parameters
+    ----------
+    config
+        The session's settings.
+    report
+        Called with lines that the user should read.
+    """
+
+    def __init__(self, config: FlyteJupyter, report: Callable[[str], None]) -> None:
+        self.clusters: dict[str, Cluster] = {}
+        self._config, self._report = config, report
+        self._backend: Backend | None = None
+        self._by_id: dict[str, Cluster] = {}
+
+    @property
+    def backend(self) -> Backend:
+        """Where clusters live; made with the first one."""
+        if self._backend is None:
+            config = self._config
+            self._backend = LocalBackend(self._on_status, config.start_method, config.preload)
+        return self._backend
+
+    def running(self, environment: Environment) -> Cluster | None:
+        """Return the environment's cluster if it starts or runs."""
+        cluster = self.clusters.get(environment.name)
+        return cluster if cluster is not None and cluster.running else None
+
+    def new(self, environment: Environment) -> Cluster:
+        """Return a cluster that is declared and no more."""
+        return Cluster(environment, self.backend, self._config)
+
+    def start(self, cluster: Cluster) -> Coroutine[Any, Any, None]:
+        """Return what begins to start a cluster, with the values that its secrets have now.
+
+        Raises
+        ------
+        EngineError, UsageError, ClusterError
+            It cannot be described or started.
+        """
+        asked = _asked(cluster.environment)
+        return self._start(cluster, asked, self._secrets(cluster.environment))
+
+    async def _start(
+        self, cluster: Cluster, asked: ClusterSpec, secrets: Mapping[str, str]
+    ) -> None:
+        before = self.clusters.get(cluster.name)
+        if before is not None and before.state == "stopping":
+            await before.stop()
+        cluster.on_dead = self._dismiss
+        self.clusters[cluster.name] = self._by_id[cluster.id] = cluster
+        await cluster.start(asked, secrets, new_key())
+
+    def is_in_line(self, cluster: Cluster, environment: Environment) -> bool:
+        """Tell whether a running cluster is what its environment declares now; from any thread."""
+        if cluster.spec != _asked(environment):
+            return False
+        cluster.environment = environment
+        return True
+
+    def bring_in_line(
+        self, cluster: Cluster, environment: Environment
+    ) -> Coroutine[Any, Any, Cluster]:
+        """Return what makes a running cluster what its environment declares now.
+
+        It is scaled if only the number of members differs, and started anew otherwise.
+
+        Raises
+        ------
+        EngineError, UsageError, ClusterError
+            It cannot be described or started; the cluster runs on as it was.
+        """
+        asked = _asked(environment)
+        if cluster.spec and _without_replicas(cluster.spec) == _without_replicas(asked):
+            return _rescale(cluster, environment, asked)
+        return self._renew(cluster, environment, asked, self._secrets(environment))
+
+    async def _renew(
+        self,
+        cluster: Cluster,
+        environment: Environment,
+        asked: ClusterSpec,
+        secrets: Mapping[str, str],
+    ) -> Cluster:
+        self._report(f"{environment.name} is declared differently now: its cluster starts anew.")
+        await cluster.stop()
+        cluster = self.new(environment)
+        await self._start(cluster, asked, secrets)
+        return cluster
+
+    def _secrets(self, environment: Environment) -> dict[str, str]:
+        return resolve_secrets(environment, self._config.secret_resolver)
+
+    def _on_status(self, name: str, status: ClusterStatus) -> None:
+        if cluster := self._by_id.get(name):
+            cluster.take(status)
+            if cluster.state in ("stopped", "failed"):
+                self._by_id.pop(name, None)
+
+    def _dismiss(self, cluster: Cluster) -> None:
+        """Let the supervisor of a failed cluster go: its logs have been read."""
+        self.backend.dismiss(cluster.id)
+
+    async def stop(self, clusters: Iterable[Cluster]) -> None:
+        """Take clusters down, all at once, and wait until nothing of them is left."""
+        await asyncio.gather(*(cluster.stop() for cluster in clusters))
+
+    async def close(self) -> None:
+        """Take everything down, and wait also for what has failed and is on its way out."""
+        await self.stop(c for c in self.clusters.values() if c.running or c.state == "stopping")
+        if self._backend is not None:
+            await self._backend.close()
+
+    async def scale(self, cluster: Cluster, replicas: int, wait: float, group: str = "") -> None:
+        """Change the number of workers of a group, and wait a while for that to have happened.
+
+        Raises
+        ------
+        ClusterError
+            The engine cannot be scaled, or there is no cluster.
+        """
+        role = await cluster.scale(replicas, group)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(cluster.settled(role, replicas), wait)
+
+    async def restart(self, cluster: Cluster) -> None:
+        """Replace the driver of a cluster, and wait for the new one."""
+        await cluster.ready()
+        await cluster.restart_driver()
+        await cluster.ready()
+
+
+def _asked(environment: Environment) -> ClusterSpec:
+    """Describe what an environment asks for, with the name of each secret for its value."""
+    return environment.spec(secret_names(environment))
+
+
+async def _rescale(cluster: Cluster, environment: Environment, asked: ClusterSpec) -> Cluster:
+    """Give a cluster as many members as are asked for now, unless it was asked for as many."""
+    if asked != cluster.spec:
+        for role in asked.roles:
+            if role.scalable:
+                await cluster.scale(role.replicas, role.name)
+        cluster.spec = asked
+    cluster.environment = environment
+    return cluster
+
+
+def _without_replicas(spec: ClusterSpec) -> ClusterSpec:
+    return replace(spec, roles=tuple(map(_without_number, spec.roles)))
+
+
+def _without_number(role: Role) -> Role:
+    if not role.scalable:
+        return role
+    args = {name: value for name, value in role.args.items() if name not in role.shares}
+    return replace(role, replicas=0, args=args)

@@ -1,0 +1,35 @@
+"""Exceptions of tasks, as the notebook raises them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.wire import TaskReply
+from flyte_jupyter.errors import FlyteJupyterError, RemoteError
+
+
+def rebuild(reply: TaskReply, buffers: list[Any]) -> BaseException:
+    """Return the exception of a reply; one of our own if its type is unknown here."""
+    error: BaseException | None = None
+    with contextlib.suppress(Exception):
+        if reply["exception"]:
+            error = transfer.unpack(reply["exception"], buffers)["exception"]  # type: ignore[assignment]
+    if isinstance(error, FlyteJupyterError) and reply["where"] != "cell":
+        return error
+    if not isinstance(error, BaseException):
+        error = RemoteError(f"{reply['ename']}: {reply['evalue']}")
+    if isinstance(error, SystemExit):
+        # Raised here it would end a script; in the cell it ended the cell.
+        return RemoteError("the cell called sys.exit()", seen=f"exit code {error.code}")
+    return with_traceback(error, reply["traceback"])
+
+
+def with_traceback(error: BaseException, lines: list[str]) -> BaseException:
+    """Have IPython show the remote traceback instead of this package's own frames."""
+    shown = lines or [f"{type(error).__name__}: {error}"]
+    with contextlib.suppress(AttributeError, TypeError):
+        error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]
+        error.remote_traceback = shown  # type: ignore[attr-defined]
+    return error

@@ -1,0 +1,216 @@
+"""Runs of the session: what is under way, what has been, and the values that stayed behind."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flyte_jupyter.cells.local_modules import LocalModules
+from flyte_jupyter.cells.sizes import human_size
+from flyte_jupyter.config import FlyteJupyter
+from flyte_jupyter.driver.relay import Sink, TextSink
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.transfer import Parcel
+from flyte_jupyter.sessions.cache import Cached, CellCache
+from flyte_jupyter.sessions.clusters import Cluster
+from flyte_jupyter.sessions.environments import Environment
+from flyte_jupyter.sessions.event_loop import EventLoopThread
+from flyte_jupyter.sessions.execution import Execution
+from flyte_jupyter.sessions.packing import Packed, pack_for
+from flyte_jupyter.sessions.provisioning import Provisioner
+from flyte_jupyter.sessions.refs import Ref
+from flyte_jupyter.sessions.run_logs import keep_within_bounds
+from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
+
+_RUNS_KEPT = 200
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where a run's output goes, and who answers its questions.
+
+    Parameters
+    ----------
+    sink
+        Where output goes; this process's own streams by default.
+    ask
+        Answers `input()` of the task, on the thread that waits for the run; called with the prompt
+        and whether to hide what is typed. Without it the task is told that nobody can.
+    """
+
+    sink: Sink | None = None
+    ask: Callable[[str, bool], str] | None = None
+
+
+class Runner:
+    """Carries runs out on the clusters of a provisioner.
+
+    Parameters
+    ----------
+    loop
+        The session's loop.
+    clusters
+        Where runs find their cluster.
+    config
+        The session's settings.
+    report
+        Called with lines that the user should read.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoopThread,
+        clusters: Provisioner,
+        config: FlyteJupyter,
+        report: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.local_modules = LocalModules()
+        self.transform: Callable[[str], str] = str
+        self.runs: deque[RunRecord] = deque(maxlen=_RUNS_KEPT)
+        self._loop, self._clusters, self._report = loop, clusters, report
+        self._executions: dict[str, Execution] = {}
+        self._cache = CellCache(config, self._to_python, report)
+        self._named: set[tuple[str, int]] = set()
+
+    def submit(self, environment: Environment, task: CellTask, console: Console) -> Run:
+        """Start a run; `Session.submit` says more."""
+        with self.local_modules.travelling_by_value():
+            key, cached = self._cache.look_up(environment.declared, task)
+        if cached is not None:
+            run = self._from_cache(environment, task, cached)
+        else:
+            run = self._execute(*self._place(environment, task), console, key)
+        self.runs.append(run.record)
+        keep_within_bounds(record.printed for record in reversed(self.runs))
+        return run
+
+    def _place(self, environment: Environment, task: CellTask) -> tuple[Cluster, CellTask, Packed]:
+        """Return the cluster that a task runs on, and the task packed for it."""
+        cluster = self._clusters.running(environment)
+        if cluster is not None:
+            # Nearly always it is; then the way to the loop and back is spared.
+            if not self._clusters.is_in_line(cluster, environment):
+                cluster = self._loop.run(self._clusters.bring_in_line(cluster, environment))
+            return cluster, *self._pack(cluster, task)
+        # What cannot be pickled is said before a cluster is started for it.
+        cluster = self._clusters.new(environment)
+        task, packed = self._pack(cluster, task)
+        try:
+            self._loop.run(self._clusters.start(cluster))
+        except BaseException:
+            packed.parcel.close()
+            raise
+        return cluster, task, packed
+
+    def _pack(self, cluster: Cluster, task: CellTask) -> tuple[CellTask, Packed]:
+        """Pack inputs; refs of other drivers are fetched, for only their own knows them."""
+        foreign = {
+            name: value.get()
+            for name, value in task.values.items()
+            if isinstance(value, Ref) and not (value.alive and value.belongs_to(cluster.driver))
+        }
+        if foreign:
+            task = replace(task, values={**task.values, **foreign})
+        packed = pack_for(cluster, task.values, self.local_modules)
+        self._name_large(packed.parcel)
+        return task, packed
+
+    def _name_large(self, parcel: Parcel) -> None:
+        """Say once of each large input that it travels."""
+        for name, size in parcel.sizes.items():
+            if size >= self.config.large_input and (name, size) not in self._named:
+                self._named.add((name, size))
+                self._report(f"`{name}` travels along: {human_size(size)}.")
+
+    def _execute(
+        self, cluster: Cluster, task: CellTask, packed: Packed, console: Console, key: str = ""
+    ) -> Run:
+        run = Run(task, cluster.name, self)
+        execution = Execution(run, cluster, console.sink or TextSink(), console.ask, self)
+        if key:
+            execution.keep = lambda: self._cache.keep(key, run)
+        self._executions[run.id] = execution
+        run.on_done(lambda: self._forget(run))
+        try:
+            self._loop.submit(execution.perform(packed))
+        except KeyboardInterrupt:
+            self.cancel(run)
+            raise
+        return run
+
+    def _forget(self, run: Run) -> None:
+        self._executions.pop(run.id, None)
+
+    def wait(self, run: Run, tick: Callable[[float], None] | None = None) -> Any:
+        """Wait for a run in the foreground; `Session.wait` says more."""
+        execution = self._executions.get(run.id)
+        if execution is None:
+            return run.result()
+        started = time.monotonic()
+        run.on_done(lambda: execution.calls.put(None))
+        interrupts = 0
+        while True:
+            try:
+                if run.done:
+                    break
+                if call := _next(execution.calls, 0.1 if tick else None):
+                    call()
+                elif tick:
+                    tick(time.monotonic() - started)
+            except KeyboardInterrupt:
+                interrupts += 1
+                self._loop.loop.call_soon_threadsafe(execution.interrupt, interrupts > 1)
+        return run.result()
+
+    def cancel(self, run: Run) -> None:
+        """Stop a run; from any thread."""
+        if execution := self._executions.get(run.id):
+            self._loop.loop.call_soon_threadsafe(execution.interrupt, False)
+
+    def fetch(self, cluster: Cluster, ref: Ref) -> Any:
+        """Bring the value of a ref here."""
+        task = CellTask(code="", name="get", values={"value": ref}, returns=("value",))
+        return self.wait(self._execute(cluster, *self._pack(cluster, task), Console()))
+
+    def sizes(self, values: Mapping[str, object]) -> dict[str, int]:
+        """Return how many bytes each value takes when it is sent; a ref takes none.
+
+        Raises
+        ------
+        CaptureError
+            One cannot be pickled.
+        """
+        sent = {name: value for name, value in values.items() if not isinstance(value, Ref)}
+        with self.local_modules.travelling_by_value():
+            parcel = transfer.pack(sent)
+        parcel.close()
+        return parcel.sizes
+
+    # -- the cache --------------------------------------------------------------------------
+
+    def _to_python(self, cell: str) -> str:
+        return self.transform(cell)
+
+    def _from_cache(self, environment: Environment, task: CellTask, cached: Cached) -> Run:
+        run = Run(task, environment.name, self)
+        run.outputs = cached.outputs
+        run.end("cached")
+        self._report(
+            f"{run.id}: the result of {cached.made} is in {environment.name}'s cache; nothing ran."
+        )
+        return run
+
+
+def _next(
+    calls: queue.SimpleQueue[Callable[[], None] | None], timeout: float | None
+) -> Callable[[], None] | None:
+    """Return what the waiting thread is asked to call; None if nothing comes in time."""
+    try:
+        return calls.get(timeout=timeout)
+    except queue.Empty:
+        return None

@@ -1,0 +1,118 @@
+"""Secrets of an environment: which there are is compared, their values are only passed on.
+
+A value is asked for when a cluster is started, once, and then lives in the processes of that
+cluster. Whatever changes later, a variable of the notebook or what the resolver would say (many
+give another token each time), is no reason to take a running cluster away from its user: the next
+cluster has it, after ``%flyte down``. ``%flyte restart`` does not bring it: a new driver has the
+environment of its cluster, as the workers that stay have.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from flyte_jupyter.errors import UsageError
+from flyte_jupyter.sessions.environments import Environment
+
+
+def secret_names(environment: Environment) -> dict[str, str]:
+    """Return which secret each variable of a task is to hold: by its name, without its value."""
+    return {variable: repr(secret) for variable, secret in _by_variable(environment).items()}
+
+
+def resolve_secrets(environment: Environment, resolver: str) -> dict[str, str]:
+    """Find the values of an environment's secrets, by the variable that each is to be in.
+
+    Each is looked up among the notebook's own environment variables, under the name that it will
+    have in the task and under its key; then the resolver is asked. That is the user's code, which
+    may take its time and may be interrupted: call this where that does no harm.
+
+    Parameters
+    ----------
+    environment
+        Whose secrets.
+    resolver
+        ``module:function``, called with group and key; empty for none.
+
+    Raises
+    ------
+    UsageError
+        A secret is nowhere to be found, or the resolver cannot be used.
+    """
+    values: dict[str, str] = {}
+    for variable, secret in _by_variable(environment).items():
+        value = _from_notebook(secret)
+        if value is None and resolver:
+            value = _ask(resolver, secret, environment.name)
+        if value is None:
+            raise UsageError(
+                f"the secret {secret.key!r} of {environment.name} has no value",
+                seen=f"{resolver} returned None" if resolver else "",
+                fix=f"Set {variable} in the notebook's environment, "
+                "or configure FlyteJupyter.secret_resolver.",
+            )
+        values[variable] = value
+    return values
+
+
+def _by_variable(environment: Environment) -> dict[str, Any]:
+    return {s.as_env_var: s for s in environment.secrets() if s.as_env_var is not None}
+
+
+def _from_notebook(secret: Any) -> str | None:
+    names = [secret.as_env_var, secret.key, secret.key.replace("-", "_").upper()]
+    return next((os.environ[name] for name in names if name in os.environ), None)
+
+
+def _ask(resolver: str, secret: Any, environment: str) -> str | None:
+    """Ask the resolver; what it says or raises is quoted nowhere, for that may be the secret."""
+    call, (module, _, name) = _callable(resolver), resolver.partition(":")
+    what = f"the secret {secret.key!r} of {environment} cannot be had"
+    try:
+        value = call(secret.group, secret.key)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is anybody's code
+        again = f"{name}({secret.group!r}, {secret.key!r})"
+        raise UsageError(
+            what,
+            seen=f"{resolver} raised {type(error).__name__}",
+            # The semicolon, lest IPython show what comes back if it works then.
+            fix=f"To see why: from {module} import {name}; {again};",
+        ) from None
+    if value is None or (isinstance(value, str) and _fits_a_variable(value)):
+        return value
+    kind = "text that no variable can hold" if isinstance(value, str) else type(value).__name__
+    raise UsageError(
+        what, seen=f"{resolver} returned {kind}", fix="A resolver returns a str, or None."
+    )
+
+
+def _fits_a_variable(value: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _callable(resolver: str) -> Callable[[str | None, str], object]:
+    module, _, name = resolver.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise _unusable(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - it is anybody's module
+        raise _unusable(f"importing {module} raised {type(error).__name__}") from None
+    if not callable(function):
+        raise _unusable(f"{resolver} is of type {type(function).__name__}")
+    found: Callable[[str | None, str], object] = function
+    return found
+
+
+def _unusable(seen: str) -> UsageError:
+    return UsageError(
+        "FlyteJupyter.secret_resolver cannot be used",
+        seen=seen,
+        fix="It names a function as 'module:function'.",
+    )

@@ -1,0 +1,311 @@
+"""The session: the one owner of environments, clusters and runs of a kernel.
+
+Magics, widgets and scripts all go through it. Its logic is written once, as coroutines on the
+session's own loop; the methods without an underscore are their synchronous faces, to be called from
+the notebook's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flyte_jupyter.cells.local_modules import LocalModules
+from flyte_jupyter.config import FlyteJupyter
+from flyte_jupyter.driver.relay import Sink
+from flyte_jupyter.errors import ClusterError
+from flyte_jupyter.sessions.clusters import Cluster
+from flyte_jupyter.sessions.environments import Environment, find
+from flyte_jupyter.sessions.event_loop import EventLoopThread
+from flyte_jupyter.sessions.provisioning import Provisioner
+from flyte_jupyter.sessions.runner import Console, Runner
+from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
+
+
+class Session:
+    """Environments, clusters and runs of one kernel.
+
+    Parameters
+    ----------
+    config
+        Settings; a fresh set by default.
+    namespace
+        The notebook's variables, where environments are looked for.
+    report
+        Called with lines that the user should read.
+    """
+
+    def __init__(
+        self,
+        config: FlyteJupyter | None = None,
+        namespace: Mapping[str, object] | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config or FlyteJupyter()
+        self.namespace: Mapping[str, object] = {} if namespace is None else namespace
+        self.report = report or _to_stderr
+        self.declared: dict[str, Any] = {}
+        self._loop = EventLoopThread()
+        self._clusters = Provisioner(self.config, self._say)
+        self._runner = Runner(self._loop, self._clusters, self.config, self._say)
+        self._named: set[tuple[str, str]] = set()
+        self._pid = os.getpid()
+        atexit.register(self.close)
+
+    # -- environments -----------------------------------------------------------------------
+
+    def environment(self, name: Any) -> Environment:
+        """Return an environment by variable, by its own name, or the object itself.
+
+        Raises
+        ------
+        EnvironmentNotFound
+            There is none of that name.
+        EngineError
+            No engine runs what it asks for.
+        """
+        declared = find(name, self.namespace, self.declared) if isinstance(name, str) else name
+        environment = Environment.of(declared)
+        self._name_ignored(environment)
+        return environment
+
+    def _say(self, line: str) -> None:
+        self.report(line)
+
+    def declare(self, environment: Any) -> Environment:
+        """Add an environment that no variable holds."""
+        self.declared[environment.name] = environment
+        return self.environment(environment)
+
+    def _name_ignored(self, environment: Environment) -> None:
+        for field, reason in environment.not_honoured().items():
+            if (environment.name, field) not in self._named:
+                self._named.add((environment.name, field))
+                self.report(f"{environment.name}: {field} is not honoured here: {reason}.")
+
+    # -- clusters ---------------------------------------------------------------------------
+
+    def up(self, name: Any) -> Cluster:
+        """Begin to start an environment's cluster; `ready` waits for it.
+
+        A cluster that runs already is brought in line with what the environment declares now:
+        scaled if only the number of members differs, started anew otherwise.
+
+        Raises
+        ------
+        EngineError, UsageError, ClusterError
+            It cannot be described or started.
+        """
+        environment = self.environment(name)
+        cluster = self._clusters.running(environment)
+        if cluster is not None:
+            return self._loop.run(self._clusters.bring_in_line(cluster, environment))
+        cluster = self._clusters.new(environment)
+        self._loop.run(self._clusters.start(cluster))
+        return cluster
+
+    @property
+    def clusters(self) -> dict[str, Cluster]:
+        """The last cluster of each environment, by the environment's name."""
+        return self._clusters.clusters
+
+    def ready(self, cluster: Cluster, timeout: float | None = None) -> Cluster:
+        """Wait until a cluster can run tasks.
+
+        Raises
+        ------
+        ClusterError
+            It did not start.
+        TimeoutError
+            It is not ready within `timeout` seconds, and goes on starting.
+        """
+        self._loop.run(asyncio.wait_for(_shielded(cluster.ready()), timeout))
+        return cluster
+
+    def cluster(self, name: Any) -> Cluster:
+        """Return the cluster of an environment.
+
+        Raises
+        ------
+        ClusterError
+            It has none.
+        """
+        environment = self.environment(name)
+        cluster = self.clusters.get(environment.name)
+        if cluster is None or cluster.state not in ("starting", "ready", "stopping"):
+            raise ClusterError(
+                f"{environment.name} has no cluster",
+                seen=cluster.reason if cluster and cluster.reason else "",
+                fix=f"Start it with %flyte up {environment.name}",
+            )
+        return cluster
+
+    def down(self, name: Any = None) -> list[str]:
+        """Take the cluster of an environment down, or all; returns their environments' names."""
+        clusters = list(self.clusters.values()) if name is None else [self.cluster(name)]
+        clusters = [c for c in clusters if c.state in ("starting", "ready", "stopping")]
+        if clusters:
+            self._loop.run(self._clusters.stop(clusters))
+        return [cluster.name for cluster in clusters]
+
+    def scale(self, name: Any, replicas: int, *, group: str = "", wait: float = 30.0) -> Cluster:
+        """Change the number of workers of a running cluster.
+
+        Parameters
+        ----------
+        name
+            The environment.
+        replicas
+            How many workers there shall be.
+        group
+            Of which group, where a cluster has several.
+        wait
+            Seconds to wait for that to have happened.
+
+        Raises
+        ------
+        ClusterError
+            It has none, or its engine cannot be scaled.
+        """
+        cluster = self.cluster(name)
+        self._loop.run(self._clusters.scale(cluster, replicas, wait, group))
+        return cluster
+
+    def restart(self, name: Any) -> Cluster:
+        """Replace the driver of a cluster; its workers stay."""
+        cluster = self.cluster(name)
+        self._loop.run(self._clusters.restart(cluster))
+        return cluster
+
+    def log_of(self, cluster: Cluster, member: str, last: int) -> str:
+        """Return the end of a member's log, or of those of all members of a role."""
+
+        def read(log: str) -> str:
+            return self._clusters.backend.log(cluster.id, log, last=last)
+
+        of_role = [m for m in cluster.members() if m["role"] == member]
+        if len(of_role) < 2:  # nothing to tell apart
+            return read(of_role[0]["log"] if of_role else f"{member}.log")
+        return "".join(f"--- {member}-{m['index']} ---\n{read(m['log'])}" for m in of_role)
+
+    # -- runs -------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        name: Any,
+        task: CellTask,
+        *,
+        sink: Sink | None = None,
+        ask: Callable[[str, bool], str] | None = None,
+    ) -> Run:
+        """Run a cell in an environment; its cluster is started if there is none.
+
+        Parameters
+        ----------
+        name
+            The environment.
+        task
+            What to run.
+        sink
+            Where its output goes; this process's own streams by default.
+        ask
+            Answers `input()` of the task, on the thread that waits for the run; without it the
+            task is told that nobody can.
+
+        Returns
+        -------
+        Run
+            It is under way.
+
+        Raises
+        ------
+        CaptureError
+            An input cannot be pickled; nothing has been started then.
+        """
+        return self._runner.submit(self.environment(name), task, Console(sink, ask))
+
+    def wait(self, run: Run, tick: Callable[[float], None] | None = None) -> Any:
+        """Wait for a run in the foreground and return its result.
+
+        While it waits, questions of the task are answered. An interrupt goes to the task; a second
+        one replaces the driver.
+
+        Parameters
+        ----------
+        run
+            What to wait for.
+        tick
+            Called about ten times a second with the seconds waited, to show progress.
+        """
+        return self._runner.wait(run, tick)
+
+    def sizes(self, values: Mapping[str, object]) -> dict[str, int]:
+        """Return how many bytes each value takes when it is sent.
+
+        Raises
+        ------
+        CaptureError
+            One cannot be pickled.
+        """
+        return self._runner.sizes(values)
+
+    @property
+    def runs(self) -> deque[RunRecord]:
+        """The last runs, oldest first."""
+        return self._runner.runs
+
+    @property
+    def local_modules(self) -> LocalModules:
+        """Modules of the user's that travel by value."""
+        return self._runner.local_modules
+
+    def read_cells_with(self, transform: Callable[[str], str]) -> None:
+        """Have cells turned into Python by `transform` where their code is compared."""
+        self._runner.transform = transform
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take everything down. Safe to call again; the session can be used again afterwards."""
+        if os.getpid() != self._pid:
+            return  # a forked child of the kernel owns nothing
+        atexit.unregister(self.close)
+        with contextlib.suppress(Exception):
+            if self.clusters:
+                self._loop.run(self._clusters.close(), self.config.stop_timeout + 1)
+        self._loop.stop()
+
+    def __repr__(self) -> str:
+        up = [cluster for cluster in self.clusters.values() if cluster.running]
+        return f"<flyte-jupyter session: {len(up)} clusters, {len(self.runs)} runs>"
+
+
+async def _shielded(coroutine: Any) -> Any:
+    return await asyncio.shield(asyncio.ensure_future(coroutine))
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+_session: Session | None = None
+
+
+def session() -> Session:
+    """Return this process's session, made when it is first asked for."""
+    global _session  # noqa: PLW0603
+    if _session is None or _session._pid != os.getpid():
+        _session = Session()
+    return _session
+
+
+def set_session(new: Session | None) -> None:
+    """Make `new` the session that `session` returns."""
+    global _session  # noqa: PLW0603
+    _session = new

@@ -1,0 +1,98 @@
+"""Environments: how they are found, and what of them holds here."""
+
+from __future__ import annotations
+
+import flyte
+import pytest
+
+from flyte_jupyter.errors import EnvironmentNotFound
+from flyte_jupyter.sessions.environments import Environment, declared_in, find
+
+
+@pytest.fixture
+def notebook():
+    return {
+        "train": flyte.TaskEnvironment(name="training"),
+        "score": flyte.TaskEnvironment(name="scoring"),
+        "_hidden": flyte.TaskEnvironment(name="hidden"),
+        "number": 42,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("train", "training"), ("training", "training"), ("scoring", "scoring")]
+)
+def test_an_environment_is_found_by_variable_and_by_its_own_name(notebook, name, found):
+    assert find(name, notebook, {}).name == found
+
+
+def test_a_declared_one_is_found_and_a_variable_goes_first(notebook):
+    declared = {"extra": flyte.TaskEnvironment(name="extra"), "train": object()}
+    assert find("extra", notebook, declared).name == "extra"
+    assert find("train", notebook, declared).name == "training"
+
+
+def test_variables_that_begin_with_an_underscore_are_not_listed(notebook):
+    assert [name for name, _ in declared_in(notebook)] == ["train", "score"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("trian", "no environment is called 'trian'. Did you mean 'train'?"),
+        ("xyzzy", "no environment is called 'xyzzy'. There are score, scoring, train, training."),
+        ("number", "'number' is not a task environment: it is a int. Name a flyte.TaskEnvironment"),
+    ],
+)
+def test_what_is_not_there_is_answered_with_what_is(notebook, name, said):
+    with pytest.raises(EnvironmentNotFound) as caught:
+        find(name, notebook, {})
+    assert str(caught.value).startswith(said)
+
+
+def test_the_first_environment_is_shown_how_to_be_declared():
+    with pytest.raises(EnvironmentNotFound, match=r"Declare one: env = flyte\.TaskEnvironment"):
+        find("env", {}, {})
+
+
+def test_a_bare_environment_is_honoured_wholly():
+    assert Environment.of(flyte.TaskEnvironment(name="bare")).not_honoured() == {}
+    explicit = flyte.TaskEnvironment(name="e", image=flyte.Image.from_debian_base())
+    assert "image" not in Environment.of(explicit).not_honoured()
+
+
+def test_each_field_without_effect_is_named_with_its_reason():
+    declared = flyte.TaskEnvironment(
+        name="full",
+        resources=flyte.Resources(cpu=2),
+        image="ghcr.io/somebody/image:v1",
+        interruptible=True,
+        queue="gpu",
+        service_account="robot",
+        pod_template="template",
+        env_vars={"A": "1"},
+        secrets=[flyte.Secret(key="k", mount="/etc/flyte/secrets")],
+    )
+    reasons = Environment.of(declared).not_honoured()
+    assert set(reasons) == {
+        "image",
+        "resources",
+        "interruptible",
+        "queue",
+        "service_account",
+        "pod_template",
+        "secrets.mount",
+    }
+    assert all(reason and not reason.endswith(".") for reason in reasons.values())
+
+
+def test_reuse_is_what_a_driver_does_anyway():
+    reuse = flyte.ReusePolicy(replicas=1, idle_ttl=60)
+    declared = flyte.TaskEnvironment(name="reused", reusable=reuse)
+    assert "kept for the whole session" in Environment.of(declared).not_honoured()["reusable"]
+
+
+def test_the_processes_get_the_variables_and_secrets():
+    declared = flyte.TaskEnvironment(name="e", env_vars={"A": "1", "B": "1"})
+    spec = Environment.of(declared).spec({"B": "secret"})
+    assert spec.env == {"A": "1", "B": "secret"}

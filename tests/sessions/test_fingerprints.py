@@ -82,7 +82,7 @@ def digests(values):
 
 def printed_elsewhere(seed):
     program = (
-        "import sys, tests.session.test_fingerprints as t\n"
+        "import sys, tests.sessions.test_fingerprints as t\n"
         "main = sys.modules['__main__']\n"
         f"exec(compile('\\n' * {seed} + t.NOTEBOOK, '/tmp/ipykernel_{seed}/1.py', 'exec'),"
         " main.__dict__)\n"

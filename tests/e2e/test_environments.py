@@ -62,7 +62,7 @@ def test_secrets_come_from_the_notebooks_environment_and_are_shown_nowhere(book)
     book.fail(task("import os\nos._exit(1)"))
     book.run("%flyte status s")
     book.run("%flyte logs s")
-    book.run("repr(env), str(get_ipython()._flyte_jupyter.sessions.clusters['s'])")
+    book.run("repr(env), str(get_ipython()._flyte_jupyter.session.clusters['s'])")
     shown = "".join(cell.shown for cell in book.cells.values())
     assert "never-shown" not in shown
     for folder in leaks.folders():

@@ -91,7 +91,7 @@ def test_a_secret_is_shown_nowhere(book):
     ):
         book.run(line)
     book.run(
-        "session = get_ipython()._flyte_jupyter.sessions\n"
+        "session = get_ipython()._flyte_jupyter.session\n"
         "cluster = session.clusters['dask']\n"
         "print(env, session, cluster, vars(cluster), cluster.spec.env, list(session.runs))"
     )

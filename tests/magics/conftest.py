@@ -38,5 +38,5 @@ def idle(shell):
     yield shell
     assert not list(leaks.marked())
     assert not leaks.folders()
-    assert not shell._flyte_jupyter.sessions.clusters
-    assert not shell._flyte_jupyter.sessions.runs
+    assert not shell._flyte_jupyter.session.clusters
+    assert not shell._flyte_jupyter.session.runs

@@ -64,7 +64,7 @@ def test_variables_as_inputs(idle):
 def test_environments_declared_by_the_magic(idle):
     idle.run_line_magic("flyte", "env by-magic")
     assert complete(idle, "%flyte up by-") == ["by-magic"]
-    del idle._flyte_jupyter.sessions.declared["by-magic"]
+    del idle._flyte_jupyter.session.declared["by-magic"]
 
 
 @pytest.mark.parametrize("line", ["%flyte nonsense ", "%flyte up nope nope ", "%flyte \x00"])

@@ -98,11 +98,11 @@ def test_the_text_of_a_task_cell(shell, cell):
 @example("logs", "-n 5 x y")
 def test_a_line_of_the_other_magic(shell, verb, line):
     attempt(shell.run_line_magic, "flyte", f"{verb} {line}")
-    shell._flyte_jupyter.sessions.declared.clear()
+    shell._flyte_jupyter.session.declared.clear()
 
 
 @FUZZ
 @given(st.sampled_from(["%flyte ", "%%flyte_task ", "%flyte env e "]), LINES)
 def test_completion_of_anything(shell, magic, line):
-    found = completions(shell._flyte_jupyter.sessions, magic + line, line.split(" ")[-1])
+    found = completions(shell._flyte_jupyter.session, magic + line, line.split(" ")[-1])
     assert all(isinstance(word, str) for word in found)

@@ -132,3 +132,11 @@ def test_an_error_is_one_sentence_that_survives_pickling(seen, fix, text):
     (line,) = error._render_traceback_()
     assert line.endswith(f": {text}")
     assert "ClusterLost" in line
+
+
+def test_the_function_is_no_folder_whatever_was_imported_before():
+    code = (
+        "from flyte_jupyter import CellTask, session; import flyte_jupyter.magics.extension\n"
+        "import flyte_jupyter; assert callable(session) and flyte_jupyter.session is session"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

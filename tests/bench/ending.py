@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import psutil
 
@@ -30,34 +30,56 @@ def ending(quick: bool) -> list[Row]:
     that must be gone. The slowest of some runs is what counts.
     """
     rounds = 1 if quick else 5
-    killed = [_time(_kill) for _ in range(rounds)]
-    stopped = [_time(_shut_down) for _ in range(rounds)]
+    cells = (dask_environment(4), _USE)
+    killed, stopped = (
+        [seconds_to_nothing(end, cells, _LEAST) for _ in range(rounds)] for end in (kill, shut_down)
+    )
     return [
         Row("kernel SIGKILL to no process", spread(killed), "", None, "<= 5 s", max(killed) <= 5),
         Row("clean shutdown to no process", spread(stopped), "", None, "<= 3 s", max(stopped) <= 3),
     ]
 
 
-def _kill(notebook: Notebook) -> None:
+def kill(notebook: Notebook) -> None:
+    """End a kernel by force."""
     os.kill(notebook.pid, signal.SIGKILL)
 
 
-def _shut_down(notebook: Notebook) -> None:
+def shut_down(notebook: Notebook) -> None:
+    """End a kernel as Jupyter does."""
     notebook.manager.request_shutdown()
 
 
-def _time(end: Callable[[Notebook], None]) -> float:
+def seconds_to_nothing(
+    end: Callable[[Notebook], None],
+    cells: Sequence[str],
+    least: int,
+    others: Callable[[], Iterable[object]] = tuple,
+) -> float:
+    """Run cells in a new kernel, end it, and time how long anything of it is left.
+
+    Parameters
+    ----------
+    end
+        `kill` or `shut_down`.
+    cells
+        What starts a cluster and uses it.
+    least
+        Processes that there must be before the end.
+    others
+        What an engine may leave besides processes and folders.
+    """
     with with_extension() as notebook:
-        notebook.run(dask_environment(4))
-        notebook.run(_USE)
+        for cell in cells:
+            notebook.run(cell)
         before, kernel = notebook.processes(), notebook.pid
-        assert len(before) >= _LEAST
+        assert len(before) >= least
         assert len(folders_of(kernel)) == 1
 
         def left() -> Sequence[object]:
             # The token finds whatever was started meanwhile.
             known = [process for process in before if _lives(process)]
-            return known or [*folders_of(kernel), *with_token(notebook.token)]
+            return known or [*folders_of(kernel), *with_token(notebook.token), *others()]
 
         end(notebook)
         return until_gone(left, _LIMIT)

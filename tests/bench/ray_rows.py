@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable
 from statistics import median
 
+from tests.bench.ending import kill, seconds_to_nothing, shut_down
 from tests.bench.memory import held, tree
 from tests.bench.notebook import PLAIN, Notebook, in_turns, with_extension
-from tests.bench.processes import folders_of, ownerless_segments, until_gone, with_token
+from tests.bench.processes import ownerless_segments
 from tests.bench.rows import Row, duration, size, spread
 
 _DECLARE = """import flyte
@@ -34,7 +33,6 @@ cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address)
 {_WORK}"""
 _STOP_PEER = "ray.shutdown()\ncluster.shutdown()"
-_LIMIT = 30.0
 _LEAST = 12
 """Processes of a head and two nodes, with what is ours."""
 
@@ -124,33 +122,13 @@ def _weight() -> list[Row]:
 
 def _ending(quick: bool) -> list[Row]:
     rounds = 1 if quick else 3
+    segments = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
     rows = []
-    for name, end in (("kernel SIGKILL", _kill), ("clean shutdown", _shut_down)):
-        times = [_time(end) for _ in range(rounds)]
+    for name, end in (("kernel SIGKILL", kill), ("clean shutdown", shut_down)):
+        times = [
+            seconds_to_nothing(end, (_DECLARE, _OURS), _LEAST, lambda: ownerless_segments(segments))
+            for _ in range(rounds)
+        ]
         met = max(times) <= 5
         rows.append(Row(f"Ray: {name} to nothing left", spread(times), "", None, "<= 5 s", met))
     return rows
-
-
-def _kill(notebook: Notebook) -> None:
-    os.kill(notebook.pid, signal.SIGKILL)
-
-
-def _shut_down(notebook: Notebook) -> None:
-    notebook.manager.request_shutdown()
-
-
-def _time(end: Callable[[Notebook], None]) -> float:
-    segments = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
-    with with_extension() as notebook:
-        notebook.run(_DECLARE)
-        notebook.run(_OURS)
-        kernel = notebook.pid
-        assert len(notebook.processes()) >= _LEAST
-
-        def left() -> list[object]:
-            gone = with_token(notebook.token) or folders_of(kernel)
-            return [*(gone or ownerless_segments(segments))]
-
-        end(notebook)
-        return until_gone(left, _LIMIT)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
 from statistics import median
 
-import psutil
-
+from tests.bench.ending import kill, seconds_to_nothing, shut_down
 from tests.bench.memory import held, tree
 from tests.bench.notebook import PLAIN, Notebook, in_turns, with_extension
-from tests.bench.processes import folders_of, until_gone, with_token
 from tests.bench.rows import Row, duration, size, spread
 
 _DECLARE = """\
@@ -58,7 +53,6 @@ for process in (master, *workers):
     process.wait()
 """
 _PEER_NAME = "standalone by hand"
-_LIMIT = 30.0
 _LEAST = 9
 """Processes that there must be before the end: kernel, members, and a JVM for most of them."""
 
@@ -134,38 +128,8 @@ def _ends(quick: bool) -> list[Row]:
     """Time the end of a kernel with a Spark cluster, to no process and no folder."""
     rounds = 1 if quick else 3
     rows = []
-    for name, end in (("kernel SIGKILL", _kill), ("clean shutdown", _shut_down)):
-        times = [_time(end) for _ in range(rounds)]
+    for name, end in (("kernel SIGKILL", kill), ("clean shutdown", shut_down)):
+        times = [seconds_to_nothing(end, (_DECLARE, _OURS), _LEAST) for _ in range(rounds)]
         met = max(times) <= 5
         rows.append(Row(f"Spark: {name} to no process", spread(times), "", None, "<= 5 s", met))
     return rows
-
-
-def _kill(notebook: Notebook) -> None:
-    os.kill(notebook.pid, signal.SIGKILL)
-
-
-def _shut_down(notebook: Notebook) -> None:
-    notebook.manager.request_shutdown()
-
-
-def _time(end: Callable[[Notebook], None]) -> float:
-    with with_extension() as notebook:
-        notebook.run(_DECLARE)
-        notebook.run(_OURS)
-        before, kernel = notebook.processes(), notebook.pid
-        assert len(before) >= _LEAST
-
-        def left() -> list[object]:
-            known: list[object] = [process for process in before if _lives(process)]
-            return known or [*folders_of(kernel), *with_token(notebook.token)]
-
-        end(notebook)
-        return until_gone(left, _LIMIT)
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -107,6 +107,20 @@ def _segments() -> Iterator[str]:
                     yield path.name
 
 
+def descriptors() -> frozenset[tuple[int, int, int]]:
+    """Return the open descriptors of this process, each with what it is open on.
+
+    Taken before and after, the difference is what was opened between and not closed. It is not
+    counted: garbage of an earlier test may be closed at any time.
+    """
+    found = set()
+    for fd in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):  # That of the listing itself.
+            stat = os.fstat(fd)
+            found.add((fd, stat.st_dev, stat.st_ino))
+    return frozenset(found)
+
+
 def await_nothing(before: Leftovers, patience: float = PATIENCE) -> list[str]:
     """Wait until nothing is left beyond `before`; returns what still is when patience ends."""
     until(lambda: not look().beyond(before), patience)

@@ -9,6 +9,7 @@ import pytest
 
 from flyte_jupyter.driver.values.mapping import PAGE
 from flyte_jupyter.driver.values.segments import OpenSegment, Segment, SegmentError, memfd_supported
+from tests import leaks
 
 MEMFD = pytest.mark.skipif(not memfd_supported(), reason="no memfd on this system")
 
@@ -16,10 +17,6 @@ MEMFD = pytest.mark.skipif(not memfd_supported(), reason="no memfd on this syste
 @pytest.fixture(params=[pytest.param("memfd", marks=MEMFD), "file"])
 def folder(request, tmp_path):
     return tmp_path if request.param == "file" else None
-
-
-def open_fds():
-    return len(os.listdir("/dev/fd"))
 
 
 def written(folder, data):
@@ -50,18 +47,18 @@ def test_writing_to_a_mapping_changes_no_other(folder):
 
 
 def test_mapping_outlives_both_ends_and_holds_no_descriptor(folder):
-    before = open_fds()
+    before = leaks.descriptors()
     segment = written(folder, b"y" * PAGE)
     opened = OpenSegment(segment.record())
     view = opened.map(0, PAGE)
     segment.close()
     opened.release()
-    assert open_fds() == before
+    assert not leaks.descriptors() - before
     assert bytes(view) == b"y" * PAGE
 
 
 def test_descriptor_closes_with_the_last_user(folder):
-    before = open_fds()
+    before = leaks.descriptors()
     segment = written(folder, b"z" * PAGE)
     opened = OpenSegment(segment.record())
     segment.close()
@@ -69,15 +66,15 @@ def test_descriptor_closes_with_the_last_user(folder):
     opened.release()
     assert bytes(opened.map(0, 1)) == b"z"
     opened.release()
-    assert open_fds() == before
+    assert not leaks.descriptors() - before
 
 
 def test_dropping_both_ends_closes_them(folder):
-    before = open_fds()
+    before = leaks.descriptors()
     segment = written(folder, b"z")
     opened = OpenSegment(segment.record())
     del segment, opened
-    assert open_fds() == before
+    assert not leaks.descriptors() - before
 
 
 def test_parts_outside_the_segment_are_refused(folder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pickle
 import sqlite3
 
@@ -16,6 +15,7 @@ from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.segments import memfd_supported
 from flyte_jupyter.driver.values.transfer import PackError, UnpackError, pack, unpack
 from flyte_jupyter.errors import CaptureError
+from tests import leaks
 
 BIG = 1 << 20
 
@@ -228,19 +228,19 @@ def test_pack_error_can_cross_processes():
 
 
 def test_failure_leaves_nothing(options, tmp_path):
-    before = len(os.listdir("/dev/fd"))
+    before = leaks.descriptors()
     with pytest.raises(PackError):
         pack({"a": np.zeros(BIG), "v": Refusing(TypeError("no"))}, **options)
-    assert len(os.listdir("/dev/fd")) == before
+    assert not leaks.descriptors() - before
     assert not list(tmp_path.iterdir())
 
 
 def test_lack_of_room_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "memfd_supported", lambda: False)
-    before = len(os.listdir("/dev/fd"))
+    before = leaks.descriptors()
     with pytest.raises(PackError, match="Shared memory cannot take the values: No such file"):
         pack({"a": np.zeros(BIG)}, folder=tmp_path / "gone")
-    assert len(os.listdir("/dev/fd")) == before
+    assert not leaks.descriptors() - before
 
 
 def fail():
@@ -253,10 +253,10 @@ class Unrebuildable:
 
 
 def test_value_that_cannot_be_rebuilt_is_named(options):
-    before = len(os.listdir("/dev/fd"))
+    before = leaks.descriptors()
     with pytest.raises(UnpackError, match=r"`bad` cannot be rebuilt.*far_away"):
         carry({"a": np.zeros(BIG), "bad": Unrebuildable()}, **options)
-    assert len(os.listdir("/dev/fd")) == before
+    assert not leaks.descriptors() - before
 
 
 def test_registered_reducers_win(monkeypatch):

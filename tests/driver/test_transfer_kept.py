@@ -1,7 +1,6 @@
 """What is unchanged is not sent twice, and both sides agree on what is kept, whatever happens."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.kept import KeptBufferError
 from flyte_jupyter.driver.values.segments import Segment, memfd_supported
 from flyte_jupyter.driver.values.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
+from tests import leaks
 
 MIB = 1 << 20
 
@@ -245,18 +245,18 @@ def test_disagreement_is_reported(link):
 
 
 def test_receiver_without_a_store_keeps_nothing(options):
-    before = len(os.listdir("/dev/fd"))
+    before = leaks.descriptors()
     parcel = pack({"a": data(1)}, sent=SentBuffers(), **options)
     assert (unpack(parcel.header, parcel.frames)["a"] == data(1)).all()
     parcel.close()
-    assert len(os.listdir("/dev/fd")) == before
+    assert not leaks.descriptors() - before
 
 
 def test_descriptors_are_held_for_what_is_kept_and_no_longer(link, tmp_path):
-    before = len(os.listdir("/dev/fd"))
+    before = leaks.descriptors()
     for seed in range(12):
         link.carry(data(seed), data(seed + 100))
-    assert len(os.listdir("/dev/fd")) <= before + len(link.kept)
+    assert len(leaks.descriptors() - before) <= len(link.kept)
     link.kept.clear()
-    assert len(os.listdir("/dev/fd")) == before
+    assert not leaks.descriptors() - before
     assert not list(tmp_path.iterdir())

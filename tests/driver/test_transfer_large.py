@@ -12,6 +12,7 @@ from flyte_jupyter.driver.values import blocks, parcel, transfer
 from flyte_jupyter.driver.values.blocks import BLOCK, digest, digest_all
 from flyte_jupyter.driver.values.segments import OpenSegment, Segment, SegmentError, memfd_supported
 from flyte_jupyter.driver.values.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
+from tests import leaks
 
 pytestmark = pytest.mark.skipif(not memfd_supported(), reason="files are not cut")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -84,12 +85,12 @@ def test_either_side_writes_across_the_cut_alone():
 
 @LINUX
 def test_everything_is_freed_with_the_array():
-    mine, descriptors, before = data(3 * CUT + 5), len(os.listdir("/dev/fd")), mappings()
+    mine, descriptors, before = data(3 * CUT + 5), leaks.descriptors(), mappings()
     packed = pack({"a": mine})
     theirs = unpack(packed.header, packed.frames)["a"]
     packed.close()
     assert mappings() == before + len(packed.header["segments"])
-    assert len(os.listdir("/dev/fd")) == descriptors
+    assert not leaks.descriptors() - descriptors
     part = theirs[CUT - 5 : CUT + 5]
     del theirs
     assert (part == mine[CUT - 5 : CUT + 5]).all()
@@ -100,7 +101,7 @@ def test_everything_is_freed_with_the_array():
 @LINUX
 def test_kept_and_sent_again():
     mine, sent, kept = data(3 * CUT + 5), SentBuffers(), KeptBuffers()
-    descriptors, before = len(os.listdir("/dev/fd")), mappings()
+    descriptors, before = leaks.descriptors(), mappings()
     for round_ in range(3):
         packed = pack({"a": mine}, sent=sent)
         assert bool(packed.header["segments"]) == (round_ == 0)
@@ -109,14 +110,14 @@ def test_kept_and_sent_again():
         assert (theirs == mine).all()
         theirs[:] = 0
     del theirs
-    assert len(os.listdir("/dev/fd")) == descriptors + 4
+    assert len(leaks.descriptors() - descriptors) == 4
     mine[CUT] += 1
     packed = pack({"a": mine}, sent=sent)
     assert packed.header["segments"]
     assert (unpack(packed.header, packed.frames, kept=kept)["a"] == mine).all()
     packed.confirm()
     kept.clear()
-    assert len(os.listdir("/dev/fd")) == descriptors
+    assert not leaks.descriptors() - descriptors
     assert mappings() == before
 
 
@@ -137,7 +138,7 @@ def test_one_changed_under_the_hands_of_another_thread_is_not_kept(monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_failure_in_any_thread_stops_all_and_leaves_nothing(monkeypatch, error):
-    mine, before, write = data(8 * CUT), len(os.listdir("/dev/fd")), Segment.write
+    mine, before, write = data(8 * CUT), leaks.descriptors(), Segment.write
     calls = []
 
     def failing(segment, offset, chunks):
@@ -151,7 +152,7 @@ def test_failure_in_any_thread_stops_all_and_leaves_nothing(monkeypatch, error):
     with pytest.raises(expected):
         pack({"a": mine}, sent=SentBuffers())
     assert len(calls) <= 6 + 4
-    assert len(os.listdir("/dev/fd")) == before
+    assert not leaks.descriptors() - before
     mine.resize(1, refcheck=False)
 
 

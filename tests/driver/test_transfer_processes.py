@@ -14,6 +14,7 @@ import pytest
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.segments import memfd_supported
 from flyte_jupyter.driver.values.transfer import KeptBuffers, SentBuffers, pack, unpack
+from tests import leaks
 
 SCRIPT = Path(__file__).with_name("transfer_peer.py")
 spec = importlib.util.spec_from_file_location("transfer_peer", SCRIPT)
@@ -188,7 +189,7 @@ def test_killed_processes_leave_nothing(peer):
 @pytest.mark.skipif(not memfd_supported(), reason="no memfd on this system")
 def test_many_results_can_be_held(peer):
     """More than the usual limit of open files would allow if each held one."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = leaks.descriptors()
     results = [peer.run("out = bytearray(300_000); out = memoryview(out)") for _ in range(300)]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not leaks.descriptors() - before
     assert all(len(each) == 300_000 for each in results)

@@ -20,6 +20,8 @@ from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
+from flyte_jupyter.driver import interrupts
+
 
 class DriverDisplayHook(ZMQShellDisplayHook):
     """ipykernel's display hook, which looks for a `;` in the cell: a driver has no history."""
@@ -182,6 +184,8 @@ class Interruptible:
         self.interrupted = True
         while frame is not None:
             if frame.f_code is _RUN_CODE:
+                if interrupts.put_off():
+                    return
                 raise KeyboardInterrupt
             frame = frame.f_back
         Interruptible.pending = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import signal
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -232,6 +233,38 @@ def test_an_interrupt_cancels_the_job_and_the_session_stays(spark):
     spark.range(5).count()
     """
     assert spark.task(after).result == "5"
+
+
+def test_interrupts_at_any_moment_leave_a_session_that_works(spark):
+    body = """
+    print("in")
+    for n in range(1000):
+        spark.range(100).selectExpr("sum(id)").collect()
+        spark.sparkContext.parallelize(range(4), 2).count()
+    """
+    for number in range(8):
+        cell = spark.submit(task(body))
+        spark.until(lambda: "in" in cell.stdout, what="the cell's first words")  # noqa: B023
+        time.sleep(0.11 * number)
+        spark.interrupt()
+        assert spark.wait(cell).error.name == "KeyboardInterrupt"
+        assert spark.task("spark.range(5).count()").result == "5"
+
+
+def test_an_interrupt_is_one_where_the_cell_has_made_its_own_session(spark):
+    body = """
+    from pyspark.sql import SparkSession
+    spark.stop()
+    spark = SparkSession.builder.getOrCreate()
+    print("in")
+    import time
+    spark.sparkContext.parallelize(range(200), 200).map(lambda x: time.sleep(1)).count()
+    """
+    cell = spark.submit(task(body))
+    spark.until(lambda: "in" in cell.stdout, what="the cell's first words")
+    spark.interrupt()
+    assert spark.wait(cell).error.name == "KeyboardInterrupt"
+    assert spark.task("spark.range(5).count()").result == "5"
 
 
 def test_what_spark_says_is_in_the_logs_and_not_in_cells(spark):

@@ -23,7 +23,7 @@ from pyspark.sql.classic.dataframe import DataFrame
 
 from flyte_jupyter.driver import refs
 from flyte_jupyter.engines.engine import Member
-from flyte_jupyter.engines.spark import failures
+from flyte_jupyter.engines.spark import failures, interrupts
 from flyte_jupyter.engines.spark.gateway import Gateway
 from flyte_jupyter.engines.spark.pages import note_port
 from flyte_jupyter.engines.spark.progress import StageProgress
@@ -70,6 +70,7 @@ class Connection(Mapping[str, Any]):
         """Wait for what has been started, and make the first session."""
         if self._jvm is None:
             os.environ["PYSPARK_PYTHON"] = self._member.args["python"] or sys.executable
+            interrupts.make_clean()
             self._jvm = self.gateway.join()
             # Whoever asks for a session, and however: this is the master that it gets.
             address = self._member.wait_for("master")["address"]

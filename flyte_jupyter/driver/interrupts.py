@@ -1,0 +1,66 @@
+"""Stretches of code that an interrupt must not cut, such as one half of a request and its answer.
+
+An interrupt raises KeyboardInterrupt between any two instructions of a cell, and of whatever
+library it has called. One that speaks a protocol over a socket does not survive that. So an engine
+puts interrupts off while such a library works, and lets them in where it waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+_put_off = False
+_noted = False
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Put interrupts off until the end of this block, which then raises KeyboardInterrupt.
+
+    That goes for the main thread, which alone is interrupted; within another such block, and in
+    other threads, nothing changes.
+    """
+    global _put_off, _noted  # noqa: PLW0603
+    if _put_off or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _put_off, _noted = True, False
+    try:
+        yield
+    finally:
+        _put_off = False
+        if _noted:
+            _noted = False
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def let_in() -> Iterator[None]:
+    """Take interrupts in this part of a block that holds them, those from before it included.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        There was one, or comes while this lasts.
+    """
+    global _put_off, _noted  # noqa: PLW0603
+    if not _put_off or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _put_off = False
+    try:
+        if _noted:
+            _noted = False
+            raise KeyboardInterrupt
+        yield
+    finally:
+        _put_off = True
+
+
+def put_off() -> bool:
+    """Note an interrupt for later if it comes in a block that holds it, and say whether it does."""
+    global _noted  # noqa: PLW0603
+    _noted = _noted or _put_off
+    return _put_off

@@ -1,0 +1,101 @@
+"""Interrupts of a cell that waits for the JVM: at once, and without a trace in what comes after.
+
+Py4J sends a command, and reads its answer, from the thread that has called. Interrupted in the
+midst of that, it searches for the connection's socket on both sides to have it closed, and the
+commands that come next meet a closed one, or the answer to another. So an interrupt is let in only
+where the answer is waited for; then the connection is given up as a whole, and the next command has
+a new one. What the JVM is doing, `cancelAllJobs` ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import select
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from py4j.clientserver import ClientServerConnection, JavaClient
+from pyspark import SparkContext
+
+from flyte_jupyter.driver import interrupts
+
+
+class _Abandoned(BaseException):
+    """An interrupt while an answer is waited for: nothing in Py4J knows it, so nothing stops it."""
+
+
+class _Line:
+    """A connection's socket, which after each sending waits until there is something to read.
+
+    Parameters
+    ----------
+    socket
+        The socket that it stands for.
+    """
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def sendall(self, data: bytes) -> None:
+        self._socket.sendall(data)
+        try:
+            with interrupts.let_in():
+                poll = select.poll()
+                poll.register(self._socket, select.POLLIN)
+                poll.poll()
+        except KeyboardInterrupt:
+            raise _Abandoned from None
+
+
+def make_clean() -> None:
+    """Have commands of Py4J's be interrupted as a whole or not at all; once in a process."""
+    connect = ClientServerConnection.connect_to_java_server
+    send = JavaClient.send_command
+
+    @functools.wraps(connect)
+    def connect_to_java_server(self: Any) -> None:
+        connect(self)
+        if threading.current_thread() is threading.main_thread():  # the others are not interrupted
+            self.socket = _Line(self.socket)
+
+    @functools.wraps(send)
+    def send_command(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with interrupts.held():
+            try:
+                return send(self, *args, **kwargs)
+            except _Abandoned:
+                _give_up(self)
+        raise KeyboardInterrupt
+
+    ClientServerConnection.connect_to_java_server = connect_to_java_server
+    JavaClient.send_command = send_command
+    SparkContext.__init__ = _keeping_the_handler(SparkContext.__init__)
+
+
+def _give_up(client: Any) -> None:
+    """Close this thread's connection, on which an answer is due, and have the next be a new one."""
+    connection = client.get_thread_connection()
+    client.thread_connection.connection = None
+    if connection is not None:
+        connection.close()
+
+
+def _keeping_the_handler(init: Callable[..., None]) -> Callable[..., None]:
+    """Leave SIGINT to the driver: the handler of a context's own sends a command within another."""
+
+    @functools.wraps(init)
+    def keeping(self: Any, *args: Any, **kwargs: Any) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            init(self, *args, **kwargs)
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
+
+    return keeping

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.bench import (
-    ending,
+    dask_rows,
     killing,
     latency,
     loading,
@@ -18,7 +18,6 @@ from tests.bench import (
     ray_rows,
     report,
     spark_rows,
-    starting,
     values,
 )
 from tests.bench.rows import Group, Row
@@ -29,14 +28,15 @@ GROUPS: dict[str, Group] = {
     "noop": latency.noop,
     "transfer": values.transfer,
     "print": output.printing,
-    "start": starting.start,
-    "overhead": starting.overhead,
-    "end": ending.ending,
     "flood": output.flood,
-    "kills": killing.kills,
-    "pytorch": pytorch_rows.pytorch,
-    "ray": ray_rows.ray,
-    "spark": spark_rows.spark,
+    "dask": dask_rows.dask_rows,
+    "ray": ray_rows.ray_rows,
+    "spark": spark_rows.spark_rows,
+    "pytorch": pytorch_rows.pytorch_rows,
+    "kills": killing.dask_kills,
+    "ray_kills": killing.ray_kills,
+    "spark_kills": killing.spark_kills,
+    "pytorch_kills": killing.pytorch_kills,
 }
 
 

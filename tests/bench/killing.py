@@ -6,11 +6,13 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.notebook import PLAIN, Notebook, dask_environment, with_extension
+from tests.bench.clusters import PLAIN, RAY, SPARK, Cluster, dask, pytorch
+from tests.bench.notebook import Notebook, with_extension
 from tests.bench.processes import (
     folders_of,
     listening,
@@ -20,16 +22,8 @@ from tests.bench.processes import (
 )
 from tests.bench.rows import Row, duration
 
-_MOMENTS = {"start": 3.0, "run": 0.6, "scale": 1.0, "stop": 0.5}
-"""Within how many seconds of each the kernel is killed."""
 _TOGETHER = 3
 _PATIENCE = 10.0
-
-# A process in a session of its own, such as a task may start, must not escape.
-_WORK = """import subprocess, time
-subprocess.Popen(["sleep", "600"], start_new_session=True)
-time.sleep(600)
-"""
 
 
 @dataclass(frozen=True)
@@ -43,20 +37,61 @@ class Death:
     sockets: int
 
 
-def kills(quick: bool) -> list[Row]:
+def dask_kills(quick: bool) -> list[Row]:
+    """Kill kernels that have a Dask cluster of some size, and plain ones."""
+
+    def choose(chance: random.Random) -> Cluster:
+        return chance.choice([PLAIN, dask(chance.randint(1, 3))])
+
+    return _kills("Dask and plain", choose, 3.0, quick)
+
+
+def ray_kills(quick: bool) -> list[Row]:
+    """Kill kernels that have a Ray cluster."""
+    return _kills("Ray", lambda _: RAY, 12.0, quick)
+
+
+def spark_kills(quick: bool) -> list[Row]:
+    """Kill kernels that have a Spark cluster."""
+    return _kills("Spark", lambda _: SPARK, 15.0, quick)
+
+
+def pytorch_kills(quick: bool) -> list[Row]:
+    """Kill kernels that have ranks of PyTorch."""
+
+    def choose(chance: random.Random) -> Cluster:
+        return pytorch("ranks", chance.randint(1, 2))
+
+    return _kills("PyTorch", choose, 8.0, quick)
+
+
+def _kills(
+    engine: str, choose: Callable[[random.Random], Cluster], start: float, quick: bool
+) -> list[Row]:
     """Kill kernels while their cluster starts, runs a task, is scaled, or is stopped.
 
-    Three at a time, plain and Dask environments; which, and when exactly, is random but the same in
-    each benchmark. Counted are processes that were started from a kernel, runtime folders, sockets
-    that listen, segments in ``/dev/shm`` that nobody holds, and entries of the temporary folder.
+    Three at a time; when exactly is random but the same in each benchmark. Counted are processes
+    that were started from a kernel, runtime folders, sockets that listen, segments in ``/dev/shm``
+    that nobody holds, and entries of the temporary folder.
+
+    Parameters
+    ----------
+    engine
+        What the rows say of it.
+    choose
+        Says which cluster.
+    start
+        Seconds that one takes to start, three at a time, and a bit more.
+    quick
+        Whether ten kernels must do, for a hundred.
     """
     place = Path(os.environ["JUPYTER_RUNTIME_DIR"]).parent
     segments = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
-    files = set((place / "tmp").iterdir())
+    files = _temporary(place)
     count = 10 if quick else 100
     pool = ThreadPoolExecutor(_TOGETHER)
     try:
-        deaths = list(pool.map(lambda number: _die(number, place), range(count)))
+        deaths = list(pool.map(lambda number: _die(number, choose, start, place), range(count)))
     finally:
         pool.shutdown(cancel_futures=True)
     left = {
@@ -64,26 +99,39 @@ def kills(quick: bool) -> list[Row]:
         "folders": sum(death.folders for death in deaths),
         "sockets": sum(death.sockets for death in deaths),
         "segments": len(ownerless_segments(segments)),
-        "temporary files": len(set((place / "tmp").iterdir()) - files),
+        "temporary files": len(_temporary(place) - files),
     }
     slowest = max(deaths, key=lambda death: death.seconds)
     text = ", ".join(f"{number} {kind}" for kind, number in left.items())
+    name = f"{engine}: {count} kernels killed"
     return [
-        Row(f"{count} kernels killed: left", text, "", None, "0 of each", not any(left.values())),
+        Row(f"{name}: left", text, "", None, "0 of each", not any(left.values())),
         Row(
-            f"{count} kernels killed, {_TOGETHER} at a time: slowest to be gone",
+            f"{name}, {_TOGETHER} at a time: slowest to be gone",
             f"{duration(slowest.seconds)} ({slowest.moment})",
         ),
     ]
 
 
-def _die(number: int, place: Path) -> Death:
+def _temporary(place: Path) -> set[Path]:
+    """Return what is in the temporary folder, and in those of all users that an engine may use."""
+    shared = [path for name in ("ray", "hsperfdata_*") for path in Path("/tmp").glob(f"{name}/*")]
+    return {*(place / "tmp").iterdir(), *shared}
+
+
+def _die(
+    number: int, choose: Callable[[random.Random], Cluster], start: float, place: Path
+) -> Death:
     chance = random.Random(number)
-    moment = list(_MOMENTS)[number % len(_MOMENTS)]
+    cluster = choose(chance)
+    within = {"start": start, "run": start / 4, "scale": start / 3, "stop": 0.5}
+    if not cluster.grow:
+        del within["scale"]
+    moment = list(within)[number % len(within)]
     with with_extension() as notebook:
         kernel = notebook.pid
-        _bring_to(notebook, moment, chance)
-        time.sleep(chance.uniform(0, _MOMENTS[moment]))
+        _bring_to(notebook, cluster, moment, chance)
+        time.sleep(chance.uniform(0, within[moment]))
         os.kill(kernel, signal.SIGKILL)
         seconds = until_gone(lambda: [*folders_of(kernel), *with_token(notebook.token)], _PATIENCE)
         processes, folders = notebook.processes(), folders_of(kernel)
@@ -95,21 +143,18 @@ def _die(number: int, place: Path) -> Death:
         return Death(moment, seconds, len(processes), len(folders), len(sockets))
 
 
-def _bring_to(notebook: Notebook, moment: str, chance: random.Random) -> None:
+def _bring_to(notebook: Notebook, cluster: Cluster, moment: str, chance: random.Random) -> None:
     """Begin what the kernel is to be killed in the midst of."""
-    dask = moment == "scale" or chance.random() < 0.5
-    name = "dask_env" if dask else "plain_env"
-    declare = dask_environment(chance.randint(1, 3)) if dask else PLAIN
-    notebook.run(declare)
-    task = f"%%flyte_task {name}\n{_WORK}"
+    name = cluster.environment
+    notebook.run(cluster.declare)
     if moment == "start":
-        notebook.send(task)
+        notebook.send(cluster.occupy)
         return
     notebook.run(f"%flyte up {name}")
     if moment == "run":
-        notebook.send(task)
+        notebook.send(cluster.occupy)
     elif moment == "scale":
-        notebook.send(f"%flyte scale {name} {chance.randint(1, 5)}")
+        notebook.send(f"%flyte scale {name} {chance.choice(cluster.grow)}")
     elif chance.random() < 0.5:
         notebook.send(f"%flyte down {name}")
     else:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from statistics import median
 
-from tests.bench.notebook import (
-    PLAIN,
-    Notebook,
-    dask_environment,
-    in_turns,
-    ipyparallel_engine,
-    with_extension,
-)
+from tests.bench.clusters import PLAIN, dask
+from tests.bench.notebook import Notebook, in_turns, ipyparallel_engine, with_extension
 from tests.bench.rows import Row, duration
 
 _CELLS = {
@@ -30,7 +24,7 @@ def noop(quick: bool) -> list[Row]:
     one engine.
     """
     with with_extension() as notebook:
-        notebook.run(f"{PLAIN}\n{dask_environment(2)}")
+        notebook.run(f"{PLAIN.declare}\n{dask(2).declare}")
         with ipyparallel_engine(notebook):
             return _rows(notebook, 15 if quick else 80)
 

@@ -119,6 +119,13 @@ class Notebook:
             elif kind == "status" and content["execution_state"] == "idle":
                 return
 
+    def await_text(self, message: str) -> None:
+        """Wait until a cell that was sent prints something."""
+        while True:
+            told = self.client.get_iopub_msg(timeout=_TIMEOUT)
+            if told["msg_type"] == "stream" and told["parent_header"].get("msg_id") == message:
+                return
+
     def close(self) -> None:
         """Shut the kernel down, and kill what it leaves behind; a peer leaves much."""
         self.client.stop_channels()
@@ -132,19 +139,6 @@ def with_extension() -> Iterator[Notebook]:
     with Notebook() as notebook:
         notebook.run("%load_ext flyte_jupyter")
         yield notebook
-
-
-PLAIN = 'import flyte\nplain_env = flyte.TaskEnvironment(name="plain_env")'
-
-
-def dask_environment(workers: int) -> str:
-    """Return the cell that declares ``dask_env``."""
-    return (
-        "import flyte\n"
-        "from flyteplugins.dask import Dask, WorkerGroup\n"
-        'dask_env = flyte.TaskEnvironment(name="dask_env", '
-        f"plugin_config=Dask(workers=WorkerGroup(number_of_workers={workers})))"
-    )
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from statistics import median
 
+from tests.bench.clusters import PLAIN
 from tests.bench.memory import Peak
-from tests.bench.notebook import PLAIN, Notebook, with_extension
+from tests.bench.notebook import Notebook, with_extension
 from tests.bench.rows import MIB, Row, duration, size, spread
 
 _PRINT = """%%flyte_task plain_env
@@ -32,7 +33,7 @@ def printing(quick: bool) -> list[Row]:
     """
     count = 10 if quick else 40
     with with_extension() as notebook:
-        notebook.run(PLAIN)
+        notebook.run(PLAIN.declare)
         notebook.run("%%flyte_task plain_env\npass")
         streams = notebook.run(_PRINT.format(count=count)).streams
     delays = [arrived - float(line) for arrived, text in streams for line in text.split()]
@@ -51,7 +52,7 @@ def flood(quick: bool) -> list[Row]:
     """
     del quick
     with with_extension() as notebook:
-        notebook.run(PLAIN)
+        notebook.run(PLAIN.declare)
         notebook.run("%%flyte_task plain_env\npass")
         with Peak(lambda: [notebook.pid]) as memory:
             trips, seconds = _flood(notebook)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -13,52 +12,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+from tests.bench.cluster_rows import heavier, warm_cell
+from tests.bench.clusters import ALL_REDUCE, FOR_EVER, pytorch
+from tests.bench.ending import ends
 from tests.bench.memory import held, tree
-from tests.bench.notebook import PLAIN, Notebook, in_turns, with_extension
-from tests.bench.processes import TOKEN, end, folders_of, new_token, until_gone, with_token
-from tests.bench.rows import GIB, Row, duration, size, spread
+from tests.bench.notebook import Notebook, with_extension
+from tests.bench.processes import TOKEN, end, new_token, with_token
+from tests.bench.rows import GIB, Row, size, spread
 
-_DECLARE = """import flyte
-from flyteplugins.pytorch import Elastic
-{name} = flyte.TaskEnvironment(
-    name="{name}", plugin_config=Elastic(nnodes=1, nproc_per_node={ranks})
-)"""
-_SCRIPT = """import torch
-import torch.distributed as dist
-dist.init_process_group()
-total = torch.ones(1)
-dist.all_reduce(total)
-assert float(total) == 2
-"""
-_OURS = f"%%flyte_task two -o total\n{_SCRIPT}"
-_WAIT = "import time\nprint('in', flush=True)\ntime.sleep(600)\n"
-_LIMIT = 30.0
-_LEAST = 6
-"""Processes while ranks work: kernel, supervisor, zygote, node, driver, agent and two ranks, less
-those that a platform has not."""
+_PEER = "torchrun"
 
 
-def pytorch(quick: bool) -> list[Row]:
+def pytorch_rows(quick: bool) -> list[Row]:
     """Measure two ranks on one node, against `torchrun` with the same script, as a process."""
-    return [*_start(quick), *_warm(quick), *_values(quick), *_weight(), *_ending(quick)]
+    return [
+        *_starts(1 if quick else 3),
+        warm_cell(pytorch(), 8 if quick else 30, target=0.3),
+        _values(2 if quick else 5),
+        *_weights(),
+        *ends(pytorch(), 1 if quick else 3, busy=True),
+    ]
 
 
-def _declaration(name: str = "two", ranks: int = 2) -> str:
-    return _DECLARE.format(name=name, ranks=ranks)
-
-
-# -- start ----------------------------------------------------------------------------------------
-
-
-def _start(quick: bool) -> list[Row]:
+def _starts(rounds: int) -> list[Row]:
     """Time the first and the second cell that all-reduce, in fresh kernels and in turns."""
     declared, first, second, peer = [], [], [], []
-    with _script(_SCRIPT) as script:
-        for _ in range(1 if quick else 3):
+    with _script(ALL_REDUCE) as script:
+        for _ in range(rounds):
             with with_extension() as notebook:
-                declared.append(notebook.run(_declaration()).seconds)
-                first.append(notebook.run(_OURS).seconds)
-                second += [notebook.run(_OURS).seconds for _ in range(5)]
+                declared.append(notebook.run(pytorch().declare).seconds)
+                first.append(notebook.run(pytorch().use).seconds)
+                second += [notebook.run(pytorch().use).seconds for _ in range(5)]
             started = time.perf_counter()
             subprocess.run([*_torchrun(), str(script)], check=True, capture_output=True)
             peer.append(time.perf_counter() - started)
@@ -67,12 +51,7 @@ def _start(quick: bool) -> list[Row]:
     return [
         _against(name.format("declared"), first, peer, 0.7),
         _against(name.format("second cell"), second, peer, 0.05),
-        Row(
-            name.format("the cells that import and declare, and the first,"),
-            spread(both),
-            f"{spread(peer)} (torchrun)",
-            median(both) / median(peer),
-        ),
+        _against(name.format("the cells that import and declare, and the first,"), both, peer),
     ]
 
 
@@ -88,98 +67,56 @@ def _script(text: str) -> Iterator[Path]:
     path.unlink()
 
 
-def _against(name: str, ours: list[float], peer: list[float], target: float) -> Row:
+def _against(name: str, ours: list[float], peer: list[float], target: float | None = None) -> Row:
     ratio = median(ours) / median(peer)
-    their = f"{spread(peer)} (torchrun)"
-    return Row(name, spread(ours), their, ratio, f"<= {target:g}", ratio <= target)
+    row = (name, spread(ours), f"{spread(peer)} ({_PEER})", ratio)
+    return Row(*row) if target is None else Row(*row, f"<= {target:g}", ratio <= target)
 
 
-# -- warm -----------------------------------------------------------------------------------------
-
-
-def _warm(quick: bool) -> list[Row]:
-    """Time a cell that does nothing, beyond a plain cell, beside one of the plain engine."""
-    cells = {
-        "here": "1 + 1",
-        "plain": "%%flyte_task plain_env\npass",
-        "two": "%%flyte_task two\npass",
-    }
-    with with_extension() as notebook:
-        notebook.run(f"{PLAIN}\n{_declaration()}")
-        times = {
-            name: median(t) for name, t in in_turns(notebook, cells, 8 if quick else 30).items()
-        }
-    ours, plain = times["two"] - times["here"], times["plain"] - times["here"]
-    return [
-        Row(
-            "PyTorch: warm no-op cell in 2 ranks",
-            duration(ours),
-            f"{duration(plain)} (plain engine)",
-            None,
-            "<= 0.3 s",
-            ours <= 0.3,
-        )
-    ]
-
-
-# -- values ---------------------------------------------------------------------------------------
-
-
-def _values(quick: bool) -> list[Row]:
+def _values(rounds: int) -> Row:
     """Time 1 GiB of NumPy into two ranks and into one, until each has read every page."""
-    times: dict[str, list[float]] = {"one": [], "two": []}
+    clusters = {1: pytorch("one", 1), 2: pytorch("two", 2)}
+    times: dict[int, list[float]] = {ranks: [] for ranks in clusters}
     with with_extension() as notebook:
-        notebook.run(f"{_declaration()}\n{_declaration('one', 1)}")
         notebook.run("import numpy\nx = numpy.ones(2**27)")
-        for name in times:
-            notebook.run(f"%%flyte_task {name}\npass")
-        for number in range(2 if quick else 5):
-            for name in sorted(times, reverse=bool(number % 2)):
+        for cluster in clusters.values():
+            notebook.run(cluster.declare)
+            notebook.run(cluster.use)
+        for number in range(rounds):
+            for ranks in sorted(clusters, reverse=bool(number % 2)):
                 notebook.run("x += 1")
                 _ = b"x" * (4 * GIB)  # memory from the host, before anybody's time is taken
                 del _
-                cell = f"%%flyte_task {name}\nx[::512].sum()"
-                times[name].append(notebook.run(cell).seconds)
-    ratio = median(times["two"]) / median(times["one"])
-    return [
-        Row(
-            "PyTorch: 1 GiB NumPy into 2 ranks",
-            spread(times["two"]),
-            f"{spread(times['one'])} (into 1 rank)",
-            ratio,
-            "<= 1.2",
-            ratio <= 1.2,
-        )
-    ]
+                cell = f"%%flyte_task {clusters[ranks].environment}\nx[::512].sum()"
+                times[ranks].append(notebook.run(cell).seconds)
+    ratio = median(times[2]) / median(times[1])
+    return Row(
+        "PyTorch: 1 GiB NumPy into 2 ranks",
+        spread(times[2]),
+        f"{spread(times[1])} (into 1 rank)",
+        ratio,
+        "<= 1.2",
+        ratio <= 1.2,
+    )
 
 
-# -- weight ---------------------------------------------------------------------------------------
-
-
-def _weight() -> list[Row]:
+def _weights() -> list[Row]:
     """Weigh everything beside the kernel, at rest and while 2 ranks wait, against `torchrun`."""
     with with_extension() as notebook:
-        notebook.run(_declaration())
+        notebook.run(pytorch().declare)
         kernel = held([notebook.pid])
-        notebook.run(_OURS)
+        notebook.run(pytorch().use)
         time.sleep(1)  # until the agent is gone
-        rest = _beside(notebook, kernel)
-        message = notebook.send(f"%%flyte_task two\n{_SCRIPT}{_WAIT}")
-        _await_text(notebook, message)
+        memory, processes = _beside(notebook, kernel)
+        message = notebook.send(f"%%flyte_task two\n{ALL_REDUCE}{FOR_EVER}")
+        notebook.await_text(message)
         work = _beside(notebook, kernel)
         notebook.manager.interrupt_kernel()
-    peer = _weigh_peer()
-    what = "of 2 ranks that wait"
     return [
-        _heavier(f"PyTorch: memory {what}", size(work[0]), size(peer[0]), work[0] / peer[0]),
-        _heavier(f"PyTorch: processes {what}", str(work[1]), str(peer[1]), work[1] / peer[1]),
-        Row("PyTorch: memory at rest, torch imported", size(rest[0])),
-        Row("PyTorch: processes at rest", str(rest[1])),
+        *heavier("PyTorch, 2 ranks that wait", work, _weigh_peer(), _PEER),
+        Row("PyTorch, at rest, torch imported: memory", size(memory)),
+        Row("PyTorch, at rest, torch imported: processes", str(processes)),
     ]
-
-
-def _heavier(name: str, ours: str, peer: str, ratio: float) -> Row:
-    return Row(name, ours, f"{peer} (torchrun)", ratio)
 
 
 def _beside(notebook: Notebook, kernel: int) -> tuple[int, int]:
@@ -187,16 +124,9 @@ def _beside(notebook: Notebook, kernel: int) -> tuple[int, int]:
     return held(pids) - kernel, len(pids) - 1
 
 
-def _await_text(notebook: Notebook, message: str) -> None:
-    while True:
-        told = notebook.client.get_iopub_msg(timeout=_LIMIT)
-        if told["msg_type"] == "stream" and told["parent_header"].get("msg_id") == message:
-            return
-
-
 def _weigh_peer() -> tuple[int, int]:
     token = new_token()
-    with _script(_SCRIPT + _WAIT) as script:
+    with _script(ALL_REDUCE + FOR_EVER) as script:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
         peer = subprocess.Popen(
             [*command, str(script)],
@@ -213,40 +143,3 @@ def _weigh_peer() -> tuple[int, int]:
         finally:
             end(with_token(token))
             peer.communicate()
-
-
-# -- the end --------------------------------------------------------------------------------------
-
-
-def _ending(quick: bool) -> list[Row]:
-    """Time the end of a kernel whose ranks work, to no process, no folder and no shared memory."""
-    rounds = 1 if quick else 3
-    killed = [_time_end(by_force=True) for _ in range(rounds)]
-    stopped = [_time_end(by_force=False) for _ in range(rounds)]
-    target = "<= 5 s"
-    return [
-        Row(
-            "PyTorch: kernel SIGKILL to nothing", spread(killed), "", None, target, max(killed) <= 5
-        ),
-        Row("PyTorch: shutdown to nothing", spread(stopped), "", None, target, max(stopped) <= 5),
-    ]
-
-
-def _time_end(*, by_force: bool) -> float:
-    before = set(os.listdir("/dev/shm"))
-    with with_extension() as notebook:
-        notebook.run(_declaration())
-        _await_text(notebook, notebook.send(f"%%flyte_task two\n{_SCRIPT}{_WAIT}"))
-        assert len(notebook.processes()) >= _LEAST
-        kernel = notebook.pid
-
-        def left() -> list[object]:
-            segments = set(os.listdir("/dev/shm")) - before
-            return [*with_token(notebook.token), *folders_of(kernel), *segments]
-
-        if by_force:
-            os.kill(kernel, signal.SIGKILL)
-        else:
-            notebook.manager.interrupt_kernel()  # a kernel that is busy hears nothing else
-            notebook.manager.request_shutdown()
-        return until_gone(left, _LIMIT)

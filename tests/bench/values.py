@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
+from tests.bench.clusters import PLAIN
 from tests.bench.memory import Peak, tree
-from tests.bench.notebook import PLAIN, Notebook, ipyparallel_engine, with_extension
+from tests.bench.notebook import Notebook, ipyparallel_engine, with_extension
 from tests.bench.rows import GIB, Row, duration
 
 _MAKE = "import numpy\nx = numpy.ones(2**27)"
@@ -32,7 +33,7 @@ def transfer(quick: bool) -> list[Row]:
     """
     rounds = 1 if quick else 3
     with with_extension() as notebook:
-        notebook.run(f"{PLAIN}\n{_MAKE}")
+        notebook.run(f"{PLAIN.declare}\n{_MAKE}")
         notebook.run("%%flyte_task plain_env\npass")
         with ipyparallel_engine(notebook):
             times: dict[str, list[float]] = {}
@@ -77,11 +78,11 @@ def _against(name: str, ours: float, peer: float, what: str) -> Row:
 
 def _memory() -> list[Row]:
     with with_extension() as notebook:
-        notebook.run(f"{PLAIN}\n{_MAKE}")
+        notebook.run(f"{PLAIN.declare}\n{_MAKE}")
         notebook.run("%%flyte_task plain_env\npass")
         ours_in = _growth(notebook, _IN)
     with with_extension() as notebook:
-        notebook.run(PLAIN)
+        notebook.run(PLAIN.declare)
         notebook.run(_KEEP.format(number=1))
         ours_out = _growth(notebook, _OUT, _READ)
     with Notebook() as notebook, ipyparallel_engine(notebook):

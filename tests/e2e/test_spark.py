@@ -369,6 +369,28 @@ def test_executors_follow_the_workers_when_the_cluster_is_scaled(spark):
     spark.until(lambda: executors() == 2, PATIENCE)
 
 
+def test_workers_that_leave_finish_their_tasks_and_hand_on_what_they_hold(spark):
+    spark.task("""
+    held = spark.sparkContext.parallelize(range(40), 8).cache()
+    held.count()
+    spark.sparkContext.parallelize(range(2), 2).count()
+    """, "-r held")  # fmt: skip
+    spark.run(task("""
+    import time
+    def slow(x):
+        time.sleep(0.4)
+        return x
+    print("begun")
+    total = spark.sparkContext.parallelize(range(16), 16).map(slow).sum()
+    """, "-o total --bg work"))  # fmt: skip
+    spark.run("%flyte scale env 1", timeout=PATIENCE)
+    spark.until(lambda: len(jvms(spark, "CoarseGrainedExecutorBackend")) == 1, PATIENCE)
+    assert spark.run("work.result()", timeout=PATIENCE).result == "120"
+    kept = "spark.sparkContext._jsc.sc().getRDDStorageInfo()[0].numCachedPartitions()"
+    assert spark.task(kept).result == "8"
+    spark.run("%flyte scale env 2", timeout=PATIENCE)
+
+
 def test_the_end_of_the_drivers_jvm_is_the_end_of_the_driver_and_a_new_one_is_there(spark):
     workers = {p.pid for p in jvms(spark, "deploy.worker.Worker")}
     cell = spark.submit(task("import time\nprint('in')\ntime.sleep(600)"))

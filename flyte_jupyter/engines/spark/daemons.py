@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flyte_jupyter.engines.engine import Member
-from flyte_jupyter.engines.spark import java, layout, trampoline
+from flyte_jupyter.engines.spark import java, layout, retiring, trampoline
 from flyte_jupyter.engines.spark.pages import Pages
 
 _MASTER = "org.apache.spark.deploy.master.Master"
@@ -61,7 +61,7 @@ def run_worker(member: Member) -> None:
 
     def read(line: str) -> None:
         if "Successfully registered with master" in line:
-            member.ready()
+            member.ready(name=f"{member.role}-{member.index}", jvm=process.pid)
 
     _be(process, read)
 
@@ -70,7 +70,7 @@ def _start(member: Member, main: str, *arguments: str) -> subprocess.Popen[bytes
     found = java.find_java()
     name = f"{member.role}-{member.index}.conf"
     properties = layout.write_properties(
-        member.folder / "spark" / name, layout.guarded(member.args)
+        member.folder / "spark" / name, {**retiring.SETTINGS, **layout.guarded(member.args)}
     )
     command = java.command(
         found,

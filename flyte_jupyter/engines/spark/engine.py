@@ -63,6 +63,7 @@ class SparkEngine:
             driver_preload=self.driver_preload,
             prepare=f"{_DAEMONS}:prepare",
             connect=f"{_DRIVER}:connect",
+            retire="flyte_jupyter.engines.spark.retiring:retire",
             driver_args={
                 "conf": settings,
                 "heap": conf.driver_heap(config.spark_conf),

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flyte_jupyter.engines.engine import Member
-from flyte_jupyter.engines.spark import java, layout, trampoline
+from flyte_jupyter.engines.spark import java, layout, retiring, trampoline
 from flyte_jupyter.errors import EngineError
 
 _APP = "FlyteSpark"
@@ -26,6 +26,7 @@ _DEFAULTS = {
     "spark.app.name": _APP,
     "spark.sql.repl.eagerEval.enabled": "true",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
+    **retiring.SETTINGS,
 }
 _LOOK = 0.005
 _LAST_WORDS = 2000

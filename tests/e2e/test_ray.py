@@ -172,6 +172,48 @@ def test_a_group_is_scaled_by_its_name_and_keeps_the_other(ray_book):
     assert shrunk.count("small-") == 1
 
 
+def test_a_task_on_a_node_that_leaves_ends_there(ray_book, tmp_path):
+    ray_book.run("%flyte scale env 2 --group small", timeout=120)
+    runs = tmp_path / "runs"
+    body = f"""
+    import os, ray, time
+    @ray.remote(max_retries=0)
+    def slow():
+        with open({str(runs)!r}, "a") as file:
+            print(ray.get_runtime_context().get_node_id(), file=file)
+        time.sleep(4)
+        return 1
+    total = sum(ray.get([slow.options(scheduling_strategy="SPREAD").remote() for _ in range(3)]))
+    """
+    ray_book.run(task(body, "-o total --bg work"))
+    ray_book.until(lambda: runs.exists() and len(runs.read_text().split()) == 3)
+    assert len(set(runs.read_text().split())) == 3
+    ray_book.run("%flyte scale env 1 --group small")
+    assert ray_book.run("work.result()").result == "3"
+    alive = RAY + "sum(n['Alive'] for n in ray.nodes())"
+    ray_book.until(lambda: ray_book.task(alive).result == "3")
+
+
+def test_an_actor_does_not_hold_a_node_that_leaves(ray_book):
+    ray_book.run("%flyte scale env 2 --group small", timeout=120)
+    ray_book.task(
+        RAY
+        + """
+@ray.remote(num_cpus=1)
+class Idle:
+    def ping(self):
+        return 1
+idle = [Idle.remote() for _ in range(3)]
+ray.get([actor.ping.remote() for actor in idle])
+""",
+        "-r idle",
+    )
+    ray_book.run("%flyte scale env 1 --group small")
+    alive = RAY + "sum(n['Alive'] for n in ray.nodes())"
+    ray_book.until(lambda: ray_book.task(alive).result == "3", 90)
+    ray_book.task(RAY + "for actor in idle:\n    ray.kill(actor)")
+
+
 def test_a_dead_node_is_replaced_and_work_goes_on(ray_book):
     victim = ray_book.process("large-0").pid
     os.kill(victim, signal.SIGKILL)

@@ -63,6 +63,7 @@ class RayEngine:
             driver_preload=self.driver_preload,
             prepare=f"{_PROCESSES}:prepare",
             connect=f"{_DRIVER}:connect",
+            retire=f"{_PROCESSES}:retire",
             driver_args=job,
             linger=_linger(config),
         )

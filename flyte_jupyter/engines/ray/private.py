@@ -8,6 +8,7 @@ ports, and starts a dozen processes. This uses what that command line itself and
 - `ray._private.services._build_python_executable_command_memory_profileable`
 - `ray._private.ray_constants.ENABLE_RAY_CLUSTER`, and the marks in what workers print
 - `ray._raylet.Config.initialize`, which has a process read Ray's variables again
+- `ray._raylet.GcsClient.drain_node` and `ray.autoscaler.v2.sdk.get_cluster_status`
 - `ray._raylet.persist_port` and the names under which agents tell their ports
 - `ray._private.worker.print_to_stdstream`, which formats what workers print, and the deduplicators
 - `ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES`, a registry of Ray's own
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ import ray._private.services
 import ray._private.worker
 import ray._raylet
 import ray.cloudpickle.cloudpickle
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.core.generated import autoscaler_pb2
 
 from flyte_jupyter.engines.ray import agents
 from flyte_jupyter.engines.ray.agent_client import VARIABLE
@@ -39,6 +43,7 @@ HOST = "127.0.0.1"
 TEMPORARY = "r"
 """The folder of Ray's own files in a cluster's."""
 _DAY = "86400000"
+_STORE = "object_store_memory"
 
 
 def use_token(token: str) -> None:
@@ -154,6 +159,30 @@ def start_node(folder: Path, name: str, options: Mapping[str, Any], gcs: str = "
         **options,
     )
     return LocalNode(params, head=not gcs, shutdown_at_exit=False, spawn_reaper=True)
+
+
+def drain(gcs: str, node: str, seconds: float) -> None:
+    """Have a node take no more tasks, and end when those that it has have ended.
+
+    Parameters
+    ----------
+    gcs
+        Address of the head.
+    node
+        The node's id.
+    seconds
+        Until it is taken away in any case, which Ray tells what runs there.
+    """
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + seconds) * 1000)
+    ray._raylet.GcsClient(address=gcs).drain_node(node, reason, "scaled down", deadline)
+
+
+def busy(gcs: str, nodes: Collection[str]) -> bool:
+    """Whether tasks or actors are on one of the nodes; objects that lie there do not count."""
+    status = get_cluster_status(gcs)
+    found = [node for node in status.active_nodes if node.node_id in nodes]
+    return any(_STORE not in activity for node in found for activity in node.node_activity or ())
 
 
 # -- the driver's side --------------------------------------------------------------------------

@@ -15,13 +15,23 @@ import psutil
 
 from flyte_jupyter.engines.engine import Member
 from flyte_jupyter.engines.ray.groups import HEAD
-from flyte_jupyter.engines.ray.private import HOST, TEMPORARY, LocalNode, start_node, use_token
+from flyte_jupyter.engines.ray.private import (
+    HOST,
+    TEMPORARY,
+    LocalNode,
+    busy,
+    drain,
+    start_node,
+    use_token,
+)
 
 _LEAST_STORE = 80 * 2**20
 """Bytes; Ray refuses an object store below 75 MiB."""
 _STORES = 0.3
 """Part of the memory for objects, as Ray's own default has it; it is taken when it is used."""
 _LOOK = 0.5
+_LEAVING = 30.0
+"""Seconds that the tasks of a node have to end when it is taken away, as a pod's have."""
 
 
 def prepare(folder: Path) -> dict[str, Any]:
@@ -50,7 +60,31 @@ def run_worker(member: Member) -> None:
 
 
 def _facts(member: Member, node: LocalNode) -> dict[str, Any]:
-    return {"node": node.node_id, "group": member.args["group"], "cpus": member.args["cpus"]}
+    return {
+        "name": f"{member.role}-{member.index}",
+        "node": node.node_id,
+        "group": member.args["group"],
+        "cpus": member.args["cpus"],
+    }
+
+
+def retire(member: Member) -> None:
+    """Have nodes take no more tasks, and wait a while for those that they have.
+
+    Tasks that last longer Ray runs again elsewhere, as it makes objects anew that only these nodes
+    had. Actors that live there are not waited for to the end, for they have none.
+    """
+    use_token(member.args["token"])
+    head = member.wait_for(HEAD)["address"]
+    names = set(member.args["members"])
+    groups = {name.rpartition("-")[0] for name in names}
+    facts = [fact for group in groups for fact in member.facts(group)]
+    nodes = {fact["node"] for fact in facts if fact["name"] in names}
+    for node in nodes:
+        drain(head, node, _LEAVING)
+    end = time.monotonic() + _LEAVING
+    while time.monotonic() < end and busy(head, nodes):
+        time.sleep(_LOOK / 2)
 
 
 def _start(member: Member, head: str) -> LocalNode:

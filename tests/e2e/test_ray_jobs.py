@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests import leaks
@@ -35,18 +37,39 @@ def test_a_cluster_ends_with_its_job_if_it_is_told_to(tmp_path):
         assert book.run(task("1 + 1"), timeout=LONG).result == "2"
 
 
+def test_a_cluster_stays_for_as_long_as_its_job_is_to_be_remembered(tmp_path):
+    options = {"shutdown_after_job_finishes": True, "ttl_seconds_after_finished": 6}
+    with notebook(tmp_path, declare(**options)) as book:
+        book.run(task("kept = 41", "-r kept"), timeout=LONG)
+        time.sleep(3)
+        assert book.run(task("kept + 1")).result == "42"
+        began = time.monotonic()
+        time.sleep(4)  # by now the first cell's time is over, and the second's is not
+        assert list(leaks.marked(book.pid))
+        book.until(lambda: not list(leaks.marked(book.pid)), what="the cluster to go")
+        assert time.monotonic() - began >= 5
+        assert "stopped" in book.run("%flyte status").result
+
+
 def test_the_runtime_environment_is_that_of_the_job(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "data.txt").write_text("forty-two")
-    env = {"env_vars": {"COLOUR": "green"}, "working_dir": str(tmp_path / "work")}
+    (tmp_path / "elsewhere" / "shapes").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "shapes" / "__init__.py").write_text("CORNERS = 3")
+    env = {
+        "env_vars": {"COLOUR": "green"},
+        "working_dir": str(tmp_path / "work"),
+        "py_modules": [str(tmp_path / "elsewhere" / "shapes")],
+    }
     with notebook(tmp_path, declare(runtime_env=env)) as book:
         body = (
             "import ray\n@ray.remote\ndef look():\n    import os\n"
-            "    return os.environ['COLOUR'], open('data.txt').read()\n"
+            "    import shapes\n"
+            "    return os.environ['COLOUR'], open('data.txt').read(), shapes.CORNERS\n"
             "got = ray.get(look.remote())"
         )
         book.run(task(body, "-o got"), timeout=LONG)
-        assert book.value("got") == ("green", "forty-two")
+        assert book.value("got") == ("green", "forty-two", 3)
 
 
 def test_a_cluster_that_is_named_is_used_and_stays(tmp_path):

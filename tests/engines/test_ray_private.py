@@ -55,6 +55,19 @@ def test_ports_of_agents_have_names_and_variables_can_be_read_again():
     assert callable(_raylet.Config.initialize)
 
 
+def test_a_node_is_drained_by_a_call_of_the_autoscaler():
+    from ray import _raylet
+    from ray.autoscaler.v2 import sdk
+    from ray.autoscaler.v2.schema import ClusterStatus, NodeInfo
+    from ray.core.generated import autoscaler_pb2
+
+    assert autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    assert callable(_raylet.InnerGcsClient.drain_node)  # to which GcsClient passes it on
+    assert "gcs_address" in inspect.signature(sdk.get_cluster_status).parameters
+    assert "active_nodes" in ClusterStatus.__annotations__
+    assert {"node_id", "node_activity"} <= set(NodeInfo.__annotations__)
+
+
 def test_what_workers_print_is_marked_and_printed_by_a_function():
     code = (
         "from flyte_jupyter.engines.ray import private as p\n"

@@ -33,8 +33,6 @@ import ray._private.services
 import ray._private.worker
 import ray._raylet
 import ray.cloudpickle.cloudpickle
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.core.generated import autoscaler_pb2
 
 from flyte_jupyter.engines.ray import agents
 from flyte_jupyter.engines.ray.agent_client import VARIABLE
@@ -173,6 +171,8 @@ def drain(gcs: str, node: str, seconds: float) -> None:
     seconds
         Until it is taken away in any case, which Ray tells what runs there.
     """
+    from ray.core.generated import autoscaler_pb2
+
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline = int((time.time() + seconds) * 1000)
     ray._raylet.GcsClient(address=gcs).drain_node(node, reason, "scaled down", deadline)
@@ -180,6 +180,8 @@ def drain(gcs: str, node: str, seconds: float) -> None:
 
 def busy(gcs: str, nodes: Collection[str]) -> bool:
     """Whether tasks or actors are on one of the nodes; objects that lie there do not count."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
     status = get_cluster_status(gcs)
     found = [node for node in status.active_nodes if node.node_id in nodes]
     return any(_STORE not in activity for node in found for activity in node.node_activity or ())

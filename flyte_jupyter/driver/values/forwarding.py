@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flyte_jupyter.driver.values.kept import KeptBuffers
-from flyte_jupyter.driver.values.segments import Extent, OpenSegment, memfd_supported
+from flyte_jupyter.driver.values.segments import Extent, OpenSegment, memfd_supported, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,20 +65,16 @@ def forward(
     made = Forwarded(
         {"names": header["names"], "stream": {}, "buffers": [], "segments": []}, [*frames]
     )
-    opened: list[OpenSegment] = []
     store = KeptBuffers() if kept is None else kept
     try:
-        for record in header["segments"]:
-            opened.append(OpenSegment(record))  # noqa: PERF401 - what is open is closed below
-        made.header["stream"] = _pass_on(header["stream"], opened, store, made)
-        for place in header["buffers"]:
-            made.header["buffers"].append(_pass_on(place, opened, store, made))
+        with opened(header["segments"]) as segments:
+            made.header["stream"] = _pass_on(header["stream"], segments, store, made)
+            for place in header["buffers"]:
+                made.header["buffers"].append(_pass_on(place, segments, store, made))
     except BaseException:
         made.close()
         raise
     finally:
-        for segment in opened:
-            segment.release()
         store.forget(header.get("forget", ()))
         if kept is None:
             store.clear()

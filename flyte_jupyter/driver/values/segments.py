@@ -26,7 +26,7 @@ from flyte_jupyter.driver.values.mapping import FilePart, map_private
 from flyte_jupyter.errors import FlyteJupyterError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 # pwrite into a memfd was measured, in one thread, at 0.42 s/GiB against 0.85 s/GiB for a copy into
 # a mapping, which pays for zeroing and faulting every page first; fallocate and MADV_POPULATE_WRITE
@@ -194,6 +194,25 @@ class OpenSegment:
         if self._whole is None:
             self._whole = self.map(0, self.size)
         return self._whole[offset : offset + length]
+
+
+@contextlib.contextmanager
+def opened(records: Iterable[SegmentRecord]) -> Iterator[list[OpenSegment]]:
+    """Open segments for as long as it takes to map parts of them, or to become a user.
+
+    Raises
+    ------
+    SegmentError
+        One of them is gone; those before it are closed.
+    """
+    segments: list[OpenSegment] = []
+    try:
+        for record in records:
+            segments.append(OpenSegment(record))  # noqa: PERF401 - what is open is closed below
+        yield segments
+    finally:
+        for segment in segments:
+            segment.release()
 
 
 class Extent:

@@ -28,7 +28,7 @@ from flyte_jupyter.driver.values.pickling import (
     pickle_values,
     unpickle_values,
 )
-from flyte_jupyter.driver.values.segments import Extent, OpenSegment, memfd_supported
+from flyte_jupyter.driver.values.segments import Extent, OpenSegment, memfd_supported, opened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,16 +124,13 @@ def unpack(
     KeptBufferError
         When the sender counts on a buffer that is not kept.
     """
-    with ExitStack() as opened:
+    with ExitStack() as after:
         if kept is None:
             kept = KeptBuffers()
-            opened.callback(kept.clear)
+            after.callback(kept.clear)
         # In the end, whatever happens: giving memory back takes as long as all the rest.
-        opened.callback(kept.forget, header.get("forget", ()))
-        segments: list[OpenSegment] = []
-        for record in header["segments"]:
-            segments.append(OpenSegment(record))
-            opened.callback(segments[-1].release)
+        after.callback(kept.forget, header.get("forget", ()))
+        segments = after.enter_context(opened(header["segments"]))
         stream = _stream(header["stream"], frames, segments)
         buffers = [_buffer(place, frames, segments, kept) for place in header["buffers"]]
     return unpickle_values(header["names"], stream, buffers)

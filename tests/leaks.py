@@ -107,7 +107,7 @@ def _segments() -> Iterator[str]:
                     yield path.name
 
 
-def descriptors() -> frozenset[tuple[int, int, int]]:
+def descriptors() -> frozenset[tuple[int, int, int, str]]:
     """Return the open descriptors of this process, each with what it is open on.
 
     Taken before and after, the difference is what was opened between and not closed. It is not
@@ -117,8 +117,14 @@ def descriptors() -> frozenset[tuple[int, int, int]]:
     for fd in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):  # That of the listing itself.
             stat = os.fstat(fd)
-            found.add((fd, stat.st_dev, stat.st_ino))
+            found.add((fd, stat.st_dev, stat.st_ino, _target(fd)))
     return frozenset(found)
+
+
+def _target(fd: int) -> str:
+    with contextlib.suppress(OSError):  # macOS has no links there
+        return os.readlink(f"/dev/fd/{fd}")
+    return ""
 
 
 def await_nothing(before: Leftovers, patience: float = PATIENCE) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _put_off = False
 _noted = False
@@ -26,7 +26,8 @@ def held() -> Iterator[None]:
     if _put_off or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _put_off, _noted = True, False
+    _noted = False
+    _put_off = True
     try:
         yield
     finally:
@@ -36,9 +37,11 @@ def held() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def let_in() -> Iterator[None]:
-    """Take interrupts in this part of a block that holds them, those from before it included.
+def let_in(wait: Callable[[], object]) -> None:
+    """Call a function that waits, and take interrupts meanwhile, those from before it included.
+
+    That is for a block that holds them; elsewhere it is a call like any other. Not a context
+    manager: an interrupt between two instructions of one would leave it half entered.
 
     Raises
     ------
@@ -47,14 +50,14 @@ def let_in() -> Iterator[None]:
     """
     global _put_off, _noted  # noqa: PLW0603
     if not _put_off or threading.current_thread() is not threading.main_thread():
-        yield
+        wait()
         return
-    _put_off = False
     try:
+        _put_off = False
         if _noted:
             _noted = False
             raise KeyboardInterrupt
-        yield
+        wait()
     finally:
         _put_off = True
 

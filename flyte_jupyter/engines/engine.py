@@ -173,7 +173,9 @@ class Engine(Protocol):
 
     # An engine may also have `preload` and `driver_preload`, as its `ClusterSpec` has them: those
     # are then imported as soon as the notebook imports the plugin. One whose cells run in several
-    # processes at once, of which `--ranks` chooses those to hear, has `ranks = True`.
+    # processes at once, of which `--ranks` chooses those to hear, has `ranks = True`. One that has
+    # something to say of a config although all of it is honoured has `remarks(config)`, which
+    # returns a line for each.
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what a cluster for this plugin config consists of.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from flyte_jupyter.errors import EngineError
 
+_GIB = 2**30
 _UNITS = {
     "": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
@@ -57,6 +62,35 @@ def memory_bytes(resources: Any) -> int:
             "memory must be a positive size", seen=repr(value), fix='Write "512Mi" or "4Gi".'
         )
     return int(size)
+
+
+def beyond_machine(*, cpus: float = 0, memory: float = 0, gpus: float = 0) -> list[str]:
+    """Say what is asked for that is more than this machine has.
+
+    Parameters
+    ----------
+    cpus, gpus
+        How many, in all.
+    memory
+        Bytes in all.
+    """
+    said = []
+    for what, asked, there in (
+        ("CPUs", cpus, float(os.cpu_count() or 1)),
+        ("GPUs", gpus, float(machine_gpus())),
+        ("GiB", memory / _GIB, psutil.virtual_memory().total / _GIB),
+    ):
+        if asked > there:
+            asked_for = f"{asked:.1f}" if what == "GiB" else f"{asked:g}"
+            has = f"{there:.1f}" if what == "GiB" else f"{there:g}"
+            said.append(f"{asked_for} {what} are asked for and this machine has {has}")
+    return said
+
+
+def machine_gpus() -> int:
+    """Return how many accelerators of NVIDIA's this machine has."""
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 def _request(value: Any) -> Any:

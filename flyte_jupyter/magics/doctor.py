@@ -14,6 +14,7 @@ from flyte_jupyter.backends.local import runtime_folder
 from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.driver.values.segments import memfd_supported
 from flyte_jupyter.engines.registry import engines
+from flyte_jupyter.errors import EngineError
 from flyte_jupyter.sessions import Session
 
 _OK, _MISSING = "ok", "!"
@@ -21,8 +22,16 @@ _PACKAGES = {
     "flyte": "pip install 'flyte>=2.12,<3'",
     "ipykernel": "pip install ipykernel",
     "ipywidgets": "pip install ipywidgets",
-    "distributed": "pip install 'flyte-jupyter[dask]'",
-    "flyteplugins-dask": "pip install 'flyte-jupyter[dask]'",
+    **{
+        package: f"pip install 'flyte-jupyter[{extra}]'"
+        for extra, packages in {
+            "dask": ("distributed", "flyteplugins-dask"),
+            "ray": ("ray", "flyteplugins-ray"),
+            "spark": ("pyspark", "flyteplugins-spark"),
+            "pytorch": ("torch", "flyteplugins-pytorch"),
+        }.items()
+        for package in packages
+    },
     "jupyter-server-proxy": "pip install jupyter-server-proxy, for dashboards behind JupyterHub",
 }
 
@@ -55,6 +64,18 @@ def _packages() -> Iterator[tuple[str, str, str]]:
             yield package, _OK, importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             yield package, _MISSING, f"not installed: {fix}"
+    if importlib.util.find_spec("pyspark") is not None:
+        yield _java()
+
+
+def _java() -> tuple[str, str, str]:
+    from flyte_jupyter.engines.spark.java import find_java
+
+    try:
+        found = find_java()
+    except EngineError as error:
+        return "Java", _MISSING, " ".join(str(error).split())
+    return "Java", _OK, f"{found.version}: {found.path}"
 
 
 def _folders() -> Iterator[tuple[str, str, str]]:

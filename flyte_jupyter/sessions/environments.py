@@ -88,6 +88,11 @@ class Environment:
             reasons[f"plugin_config.{field}"] = reason
         return reasons
 
+    def remarks(self) -> list[str]:
+        """Return what is to be known of the plugin config although it is honoured."""
+        remarks = getattr(self.engine, "remarks", None)
+        return list(remarks(self.config)) if remarks else []
+
     def secrets(self) -> list[Any]:
         """Return the secrets that it declares, as `flyte.Secret` objects."""
         from flyte import Secret

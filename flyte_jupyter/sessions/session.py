@@ -88,6 +88,10 @@ class Session:
             if (environment.name, field) not in self._named:
                 self._named.add((environment.name, field))
                 self.report(f"{environment.name}: {field} is not honoured here: {reason}.")
+        for remark in environment.remarks():
+            if (environment.name, remark) not in self._named:
+                self._named.add((environment.name, remark))
+                self.report(f"{environment.name}: {remark}.")
 
     # -- clusters ---------------------------------------------------------------------------
 

@@ -202,8 +202,8 @@ assert float(total) == dist.get_world_size()
 FOR_EVER = _FOR_EVER
 
 
-def pytorch(environment: str = "two", ranks: int = 2) -> Cluster:
-    """Return some ranks on one node."""
+def pytorch(environment: str = "two", ranks: int = 2, nodes: str = "1") -> Cluster:
+    """Return some ranks on each node; how many nodes, or a range that can be scaled."""
     return Cluster(
         "PyTorch",
         f"{ranks} ranks",
@@ -211,8 +211,9 @@ def pytorch(environment: str = "two", ranks: int = 2) -> Cluster:
         "import flyte\n"
         "from flyteplugins.pytorch import Elastic\n"
         f'{environment} = flyte.TaskEnvironment(name="{environment}", '
-        f"plugin_config=Elastic(nnodes=1, nproc_per_node={ranks}))",
+        f"plugin_config=Elastic(nnodes={nodes!r}, nproc_per_node={ranks}))",
         f"%%flyte_task {environment} -o total\n{ALL_REDUCE}",
         f"%%flyte_task {environment}\n{_ESCAPE}escape()\n{ALL_REDUCE}{_FOR_EVER}",
         6,
+        ("1", "2") if ":" in nodes else (),
     )

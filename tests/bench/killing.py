@@ -60,7 +60,7 @@ def pytorch_kills(quick: bool) -> list[Row]:
     """Kill kernels that have ranks of PyTorch."""
 
     def choose(chance: random.Random) -> Cluster:
-        return pytorch("ranks", chance.randint(1, 2))
+        return pytorch("ranks", chance.randint(1, 2), nodes="1:2")
 
     return _kills("PyTorch", choose, 8.0, quick)
 

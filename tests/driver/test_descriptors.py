@@ -114,6 +114,15 @@ die()
     }
 
 
+def test_where_python_crashed_begins_a_line_whatever_was_logged_before(last_words, tmp_path):
+    (tmp_path / "driver.log").write_text("rows > 0")
+    (tmp_path / "run.log").write_text("rows > 0")
+    crash_path(tmp_path, 1).write_text("Fatal Python error: Aborted\n")
+    code = f"present.note(pathlib.Path({str(tmp_path / 'run.log')!r})); die()"
+    assert last_words(code) == "rows > 0\nFatal Python error: Aborted\n"
+    assert (tmp_path / "run.log").read_text() == "rows > 0"
+
+
 def test_a_driver_that_died_before_it_made_anything_leaves_nothing(tmp_path):
     Remains(tmp_path, 3).save(tmp_path / "driver.log")
     assert list(tmp_path.iterdir()) == []

@@ -59,29 +59,40 @@ def test_an_inner_block_does_not_end_the_outer():
     assert done
 
 
+def never():
+    raise AssertionError
+
+
 def test_it_is_let_in_where_the_block_waits():
-    with pytest.raises(KeyboardInterrupt), interrupts.held(), interrupts.let_in():
-        interrupt()
-        raise AssertionError
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts.held():
+        interrupts.let_in(lambda: (interrupt(), never()))
     with pytest.raises(KeyboardInterrupt), interrupts.held():
         interrupt()
-        with interrupts.let_in():
-            raise AssertionError
+        done.append(1)
+        interrupts.let_in(never)
+    assert done
 
 
 def test_after_it_was_let_in_it_is_put_off_again():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts.held():
-        with interrupts.let_in():
-            pass
+        interrupts.let_in(lambda: None)
         interrupt()
         done.append(1)
     assert done
 
 
 def test_one_that_was_let_in_is_not_told_twice():
-    with interrupts.held(), pytest.raises(KeyboardInterrupt), interrupts.let_in():
-        interrupt()
+    with interrupts.held(), pytest.raises(KeyboardInterrupt):
+        interrupts.let_in(interrupt)
+
+
+def test_without_a_block_waiting_is_a_call_like_any_other():
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.let_in(interrupt)
+    with interrupts.held():
+        interrupts.let_in(lambda: None)
 
 
 def test_other_threads_hold_nothing():

@@ -226,6 +226,8 @@ def test_an_interrupt_cancels_the_job_and_the_session_stays(spark):
     assert spark.wait(cell).error.name == "KeyboardInterrupt"
     assert bars(cell)[-1].endswith("; stopped")
     assert "Traceback" not in cell.stderr
+    active = "from pyspark.sql import SparkSession\nSparkSession.getActiveSession() is spark"
+    assert spark.task(active).result == "True"
     after = """
     import time
     while spark.sparkContext.statusTracker().getActiveStageIds():
@@ -249,6 +251,22 @@ def test_interrupts_at_any_moment_leave_a_session_that_works(spark):
         spark.interrupt()
         assert spark.wait(cell).error.name == "KeyboardInterrupt"
         assert spark.task("spark.range(5).count()").result == "5"
+
+
+def test_a_cell_that_catches_the_interrupt_goes_on_without_its_job(spark):
+    body = """
+    import time
+    print("in", flush=True)
+    try:
+        spark.sparkContext.parallelize(range(200), 200).map(lambda x: time.sleep(1)).collect()
+    except KeyboardInterrupt:
+        found = spark.range(5).count()
+    """
+    cell = spark.submit(task(body, "-o found"))
+    spark.until(lambda: bars(cell), what="the bar")
+    spark.interrupt()
+    assert spark.wait(cell).error is None
+    assert spark.run("found").result == "5"
 
 
 def test_an_interrupt_is_one_where_the_cell_has_made_its_own_session(spark):
@@ -278,7 +296,7 @@ def test_what_spark_says_is_in_the_logs_and_not_in_cells(spark):
     assert "Registering worker" in log("master-0")
 
     def printed() -> str:
-        return log("worker-0") + log("worker-1")
+        return f"{log('worker-0')}\n{log('worker-1')}\n"
 
     spark.until(lambda: re.search(r"executor \d+: 1\b", printed()), what="the executor's print")
 
@@ -369,26 +387,37 @@ def test_executors_follow_the_workers_when_the_cluster_is_scaled(spark):
     spark.until(lambda: executors() == 2, PATIENCE)
 
 
-def test_workers_that_leave_finish_their_tasks_and_hand_on_what_they_hold(spark):
+def test_workers_that_leave_finish_their_tasks_and_hand_on_what_they_hold(spark, tmp_path):
     spark.task("""
     held = spark.sparkContext.parallelize(range(40), 8).cache()
     held.count()
-    spark.sparkContext.parallelize(range(2), 2).count()
     """, "-r held")  # fmt: skip
-    spark.run(task("""
-    import time
+    runs, gate = tmp_path / "runs", tmp_path / "gate"
+    spark.run(task(f"""
+    import os, time
     def slow(x):
-        time.sleep(0.4)
+        with open({str(runs)!r}, "a") as file:
+            print(os.getppid(), file=file)
+        while not os.path.exists({str(gate)!r}):
+            time.sleep(0.05)
         return x
-    print("begun")
-    total = spark.sparkContext.parallelize(range(16), 16).map(slow).sum()
+    total = spark.sparkContext.parallelize(range(6), 6).map(slow).sum()
     """, "-o total --bg work"))  # fmt: skip
-    spark.run("%flyte scale env 1", timeout=PATIENCE)
-    spark.until(lambda: len(jvms(spark, "CoarseGrainedExecutorBackend")) == 1, PATIENCE)
-    assert spark.run("work.result()", timeout=PATIENCE).result == "120"
-    kept = "spark.sparkContext._jsc.sc().getRDDStorageInfo()[0].numCachedPartitions()"
-    assert spark.task(kept).result == "8"
-    spark.run("%flyte scale env 2", timeout=PATIENCE)
+    spark.until(lambda: runs.exists() and len(set(runs.read_text().split())) == 2, PATIENCE)
+    try:
+        scaling = spark.submit("%flyte scale env 1")
+        time.sleep(3)
+        assert len(jvms(spark, "CoarseGrainedExecutorBackend")) == 2, "both have a task"
+        gate.touch()
+        spark.wait(scaling, PATIENCE)
+        spark.until(lambda: len(jvms(spark, "CoarseGrainedExecutorBackend")) == 1, PATIENCE)
+        assert spark.run("work.result()", timeout=PATIENCE).result == "15"
+        assert len(runs.read_text().split()) == 6, "none was run again"
+        kept = "spark.sparkContext._jsc.sc().getRDDStorageInfo()[0].numCachedPartitions()"
+        assert spark.task(kept).result == "8"
+    finally:
+        gate.touch()
+        spark.run("%flyte scale env 2", timeout=PATIENCE)
 
 
 def test_the_end_of_the_drivers_jvm_is_the_end_of_the_driver_and_a_new_one_is_there(spark):

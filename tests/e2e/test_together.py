@@ -66,6 +66,13 @@ def test_clusters_of_all_engines_start_and_work_at_once(tmp_path):
 def test_two_environments_of_ranks_work_at_once(tmp_path):
     with notebook(tmp_path, DECLARE) as book:
         for name in ("with_torch", "more_torch"):
-            book.run(task(f"{TORCH}\nimport time\ntime.sleep(2)", f"-o n --bg run_{name}", name))
+            other = ({"with_torch", "more_torch"} - {name}).pop()
+            meet = f"""
+import os, time
+open({str(tmp_path)!r} + "/{name}", "w").close()
+while not os.path.exists({str(tmp_path)!r} + "/{other}"):
+    time.sleep(0.05)
+"""
+            book.run(task(TORCH + meet, f"-o n --bg run_{name}", name))
         for name in ("with_torch", "more_torch"):
             assert book.run(f"run_{name}.result()", timeout=LONG).result == "45"

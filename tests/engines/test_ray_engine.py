@@ -170,14 +170,17 @@ def test_a_runtime_environment_that_makes_no_sense_is_refused(runtime_env):
 
 def test_what_the_machine_does_not_have_is_said_in_one_line_each():
     machine = os.cpu_count()
-    assert ENGINE.ignored(ray(group(requests=flyte.Resources(cpu=1), replicas=1))) == {}
+    assert ENGINE.remarks(ray(group(requests=flyte.Resources(cpu=1), replicas=1))) == []
     memory = psutil.virtual_memory().total // 2**30
     asked = flyte.Resources(cpu=machine, memory=f"{memory}Gi", gpu=100)
-    said = ENGINE.ignored(ray(group(replicas=2, requests=asked)))
-    assert set(said) == {"resources.cpus", "resources.memory", "resources.gpus"}
-    assert said["resources.cpus"].startswith(
-        f"{2 * machine} CPUs are asked for, and the machine has {machine}"
+    cpus, gpus, gibibytes = ENGINE.remarks(ray(group(replicas=2, requests=asked)))
+    assert cpus == (
+        f"{2 * machine} CPUs are asked for and this machine has {machine}; "
+        "Ray schedules by what was asked for"
     )
+    assert gpus.startswith("200 GPUs")
+    assert gibibytes.startswith(f"{2 * memory}.0 GiB")
+    assert ENGINE.remarks(ray(address="10.0.0.1:6379")) == []
 
 
 def test_what_only_kubernetes_has_is_named():

@@ -103,8 +103,10 @@ def test_more_cores_than_the_machine_has_are_shared_and_that_is_said():
     cores = os.cpu_count() or 1
     config = Spark(spark_conf={"spark.executor.cores": str(4 * cores)})
     assert ENGINE.describe(config, None).role("worker").args["cores"] == 4 * cores
-    said = ENGINE.ignored(config)["spark_conf['spark.executor.cores']"]
+    (said,) = ENGINE.remarks(config)
     assert f"share this machine's {cores} cores" in said
+    assert ENGINE.ignored(config) == {}
+    assert ENGINE.remarks(Spark(spark_conf={"spark.executor.cores": "1"})) == []
 
 
 def test_what_a_local_cluster_cannot_have_is_named():

@@ -189,11 +189,12 @@ def _append(log: Path, held: list[bytes], rest: list[bytes], crash: bytes = b"")
     for before, after in zip(held, rest, strict=True):
         # The driver may have died when it had logged that, and could not say so any more.
         data += after if end.endswith(before) else before + after
-    if data and not data.endswith(b"\n"):
-        data += b"\n"
-    if data or crash:
-        with contextlib.suppress(OSError), open(log, "ab", opener=_for_the_owner) as file:
-            file.write(data + crash)
+    if not data and not crash:
+        return
+    if not (data or end or b"\n").endswith(b"\n"):
+        data += b"\n"  # where Python crashed begins a line, whatever was logged before
+    with contextlib.suppress(OSError), open(log, "ab", opener=_for_the_owner) as file:
+        file.write(data + crash)
 
 
 def _for_the_owner(path: str, flags: int) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
-from flyte_jupyter.engines.quantities import cores, memory_bytes
+from flyte_jupyter.engines.quantities import beyond_machine, cores, memory_bytes
+from flyte_jupyter.engines.requirements import require
 from flyte_jupyter.errors import EngineError, UsageError
 
 _PROCESSES = "flyte_jupyter.engines.dask.processes"
@@ -31,7 +31,7 @@ class DaskEngine:
         or an equal share of the machine.
         """
         del resources
-        _require_dask()
+        require("Dask", "dask", "distributed", "cryptography", "flyteplugins.dask")
         count = config.workers.number_of_workers
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise EngineError(
@@ -72,7 +72,7 @@ class DaskEngine:
 
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build a `Dask` config from ``--workers``, ``--worker-cpu`` and ``--worker-memory``."""
-        _require_dask()
+        require("Dask", "dask", "distributed", "cryptography", "flyteplugins.dask")
         unknown = set(options) - {"workers", "worker-cpu", "worker-memory"}
         if unknown:
             raise UsageError(
@@ -112,6 +112,16 @@ class DaskEngine:
             reasons["scheduler.resources"] = "the scheduler is not limited on this machine"
         return reasons
 
+    def remarks(self, config: Any) -> list[str]:
+        """Say what the workers were promised that this machine does not have."""
+        count, asked = config.workers.number_of_workers, config.workers.resources
+        return [
+            f"{what}; the workers share that"
+            for what in beyond_machine(
+                cpus=count * cores(asked), memory=count * memory_bytes(asked)
+            )
+        ]
+
 
 def _temporary_folder() -> str:
     """Return the folder that `dask.config.set` has named in this process; empty if it has not.
@@ -132,13 +142,3 @@ def _configured(variable: str | None) -> Any:
     del variable
     config = sys.modules["dask.config"]
     return config.get("temporary-directory", None, config=config.collect())
-
-
-def _require_dask() -> None:
-    for module in ("distributed", "cryptography"):
-        if importlib.util.find_spec(module) is None:
-            raise EngineError(
-                "the Dask engine is not installed",
-                seen=f"no module named {module!r}",
-                fix="Type: %pip install 'flyte-jupyter[dask]'",
-            )

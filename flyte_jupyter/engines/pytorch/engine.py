@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
+from flyte_jupyter.engines.requirements import require
 from flyte_jupyter.errors import EngineError, UsageError
 
 _PACKAGE = "flyte_jupyter.engines.pytorch"
@@ -39,7 +39,7 @@ class PytorchEngine:
         that the config says, each task says anew: no change of it costs a new cluster.
         """
         del resources
-        _require_torch()
+        require("PyTorch", "pytorch", "torch", "flyteplugins.pytorch")
         least, most = nodes(config.nnodes)
         _check(config, most)
         return ClusterSpec(
@@ -53,7 +53,7 @@ class PytorchEngine:
 
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build an `Elastic` config from ``--nnodes``, ``--nproc`` and ``--max-restarts``."""
-        _require_torch()
+        require("PyTorch", "pytorch", "torch", "flyteplugins.pytorch")
         known = {"nnodes", "workers", "nproc", "max-restarts"}
         if unknown := set(options) - known:
             raise UsageError(
@@ -161,20 +161,3 @@ def _whole(config: Any, field: str, least: int, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         fix = f"Write Elastic(..., {field}={max(least, 2)})."
         raise EngineError(what, seen=f"{field}={value!r}", fix=fix)
-
-
-def _require_torch() -> None:
-    for module in ("torch", "flyteplugins.pytorch"):
-        if not _installed(module):
-            raise EngineError(
-                "the PyTorch engine is not installed",
-                seen=f"no module named {module!r}",
-                fix="Type: %pip install 'flyte-jupyter[pytorch]'",
-            )
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of its parent
-        return False

@@ -1,6 +1,6 @@
 """The Ray engine: a head and a node for each replica of a worker group, with token authentication.
 
-Nothing here imports Ray: `node.py`, `processes.py` and `driver.py` do, where the cluster runs.
+Nothing here imports Ray: `private.py`, `processes.py` and `driver.py` do, where the cluster runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
 from flyte_jupyter.engines.quantities import cores, memory_bytes
 from flyte_jupyter.engines.ray import groups
 from flyte_jupyter.engines.ray.groups import HEAD, Resources
+from flyte_jupyter.engines.requirements import require
 from flyte_jupyter.errors import EngineError, UsageError
 
 _PROCESSES = "flyte_jupyter.engines.ray.processes"
@@ -107,7 +108,7 @@ class RayEngine:
         return {"Ray dashboard": pages[0]} if pages else {}
 
     def ignored(self, config: Any) -> Mapping[str, str]:
-        """Name what processes on this machine cannot have, and what was promised beyond it."""
+        """Name what processes on this machine cannot have."""
         reasons: dict[str, str] = {}
         for key in set(config.runtime_env or {}) - set(_RUNTIME_ENV):
             reasons[f"runtime_env.{key}"] = "workers run in the notebook's own Python environment"
@@ -117,16 +118,19 @@ class RayEngine:
             reasons["ttl_seconds_after_finished"] = "it goes with shutdown_after_job_finishes"
         if config.enable_autoscaling or config.autoscaler_options:
             reasons["enable_autoscaling"] = "replicas nodes are started; %flyte scale changes that"
-        nodes = []
-        for where, group, count in _groups(config):
-            nodes.append((groups.read_resources(group, where), count))
+        for where, group, _ in _groups(config):
             if group.pod_template is not None:
                 reasons[f"{where}.pod_template"] = "only a Kubernetes backend has it"
             for key in set(group.ray_start_params or {}) - set(_START_PARAMS):
                 reasons[f"{where}.ray_start_params.{key}"] = "a local node is started without it"
-        for name, text in groups.beyond_machine(nodes).items():
-            reasons[f"resources.{name}"] = text
         return reasons
+
+    def remarks(self, config: Any) -> list[str]:
+        """Say what nodes were promised that this machine does not have."""
+        if config.address:
+            return []
+        nodes = [(groups.read_resources(g, where), n) for where, g, n in _groups(config)]
+        return groups.beyond(nodes)
 
 
 def _groups(config: Any) -> list[tuple[str, Any, int]]:
@@ -220,12 +224,7 @@ def _linger(config: Any) -> float | None:
 
 
 def _require_ray() -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise EngineError(
-            "the Ray engine is not installed",
-            seen="no module named 'ray'",
-            fix="Type: %pip install 'flyte-jupyter[ray]'",
-        )
+    require("Ray", "ray", "ray", "flyteplugins.ray")
     version = importlib.metadata.version("ray")
     if tuple(int(part) for part in version.split(".")[:2]) < _LEAST:
         raise EngineError(

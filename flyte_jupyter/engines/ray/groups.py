@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import psutil
-
-from flyte_jupyter.engines.quantities import cores, memory_bytes
+from flyte_jupyter.engines.quantities import beyond_machine, cores, memory_bytes
 from flyte_jupyter.errors import EngineError
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
@@ -178,36 +174,17 @@ def _check_replicas(group: Any) -> None:
         )
 
 
-# -- this machine -------------------------------------------------------------------------------
-
-
-def machine_gpus() -> int:
-    """Return how many accelerators of NVIDIA's this machine has."""
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
-
-
-def beyond_machine(nodes: list[tuple[Resources, int]]) -> dict[str, str]:
-    """Say which resources are more in all than this machine has: Ray promises them all the same.
+def beyond(nodes: list[tuple[Resources, int]]) -> list[str]:
+    """Say what nodes were promised that this machine does not have; Ray counts with it.
 
     Parameters
     ----------
     nodes
         What a node of each group has, and how many there are.
     """
-    machine = {
-        "cpus": float(os.cpu_count() or 1),
-        "gpus": float(machine_gpus()),
-        "memory": float(psutil.virtual_memory().total),
-    }
-    said: dict[str, str] = {}
-    for name, there in machine.items():
-        asked = sum((getattr(each, name) or 0) * count for each, count in nodes)
-        if asked <= there:
-            continue
-        if name == "memory":
-            text = f"{asked / 2**30:.1f} GiB are asked for, and the machine has {there / 2**30:.1f}"
-        else:
-            text = f"{asked:g} {name.upper()[:-1]}s are asked for, and the machine has {there:g}"
-        said[name] = f"{text}: Ray schedules by what was asked for"
-    return said
+
+    def total(name: str) -> float:
+        return sum((getattr(each, name) or 0.0) * count for each, count in nodes)
+
+    found = beyond_machine(cpus=total("cpus"), memory=total("memory"), gpus=total("gpus"))
+    return [f"{what}; Ray schedules by what was asked for" for what in found]

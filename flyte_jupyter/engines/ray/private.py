@@ -49,6 +49,8 @@ def use_token(token: str) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = token
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers write their title over their environment, by which they are known as the cluster's.
+    os.environ["SPT_NOENV"] = "1"
     # What Ray waits for it looks for an interrupt so often, in milliseconds.
     os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "50")
     use_loopback()

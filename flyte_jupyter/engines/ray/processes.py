@@ -83,6 +83,7 @@ def retire(member: Member) -> None:
     for node in nodes:
         drain(head, node, _LEAVING)
     end = time.monotonic() + _LEAVING
+    time.sleep(_LOOK)  # what nodes report of themselves comes a little late
     while time.monotonic() < end and busy(head, nodes):
         time.sleep(_LOOK / 2)
 

@@ -35,6 +35,7 @@ _HERE: dict[str, str] = {
     "spark.authenticate": "connections are always authenticated",
     "spark.authenticate.secret": "the secret is made for the cluster",
     "spark.network.crypto.enabled": "connections are always encrypted",
+    "spark.decommission.enabled": "workers that are scaled away always finish their tasks",
     "spark.ui.showConsoleProgress": "progress is shown in the notebook",
 }  # fmt: skip
 _OTHERS = {

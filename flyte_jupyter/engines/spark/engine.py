@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
+from flyte_jupyter.engines.requirements import require
 from flyte_jupyter.engines.spark import conf, java
 from flyte_jupyter.errors import EngineError, UsageError
 
@@ -116,8 +117,6 @@ class SparkEngine:
         reasons = {
             f"spark_conf[{key!r}]": why for key, why in conf.ignored(config.spark_conf).items()
         }
-        if said := conf.given(conf.read(config.spark_conf)):
-            reasons["spark_conf['spark.executor.cores']"] = said
         if config.applications_path:
             reasons["applications_path"] = "cells run in the driver, and no application's file"
         for field in ("driver_pod", "executor_pod"):
@@ -125,16 +124,16 @@ class SparkEngine:
                 reasons[field] = "there are no pods on this machine"
         return reasons
 
+    def remarks(self, config: Any) -> list[str]:
+        """Say what executors were promised that this machine does not have."""
+        said = conf.given(conf.read(config.spark_conf))
+        return [said] if said else []
+
 
 def _require_pyspark() -> None:
+    require("Spark", "spark", "pyspark", "flyteplugins.spark")
     spec = importlib.util.find_spec("pyspark")
-    if spec is None or spec.origin is None:
-        raise EngineError(
-            "the Spark engine is not installed",
-            seen="no module named 'pyspark'",
-            fix="Type: %pip install 'flyte-jupyter[spark]'",
-        )
-    version = _version(spec.origin)
+    version = _version((spec and spec.origin) or "")
     major = version.partition(".")[0]
     if major.isdecimal() and int(major) < _OLDEST:
         raise EngineError(

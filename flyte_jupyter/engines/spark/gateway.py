@@ -42,6 +42,7 @@ def settings(member: Member) -> dict[str, str]:
         **_DEFAULTS,
         **asked,
         **layout.guarded(member.args),
+        "spark.decommission.enabled": "true",  # an executor that is told to leave must know how
         # It must be there; the secret itself is in the environment, which is looked at first.
         "spark.authenticate.secret": "in the environment",
         "spark.submit.deployMode": "client",

@@ -3,8 +3,9 @@
 Py4J sends a command, and reads its answer, from the thread that has called. Interrupted in the
 midst of that, it searches for the connection's socket on both sides to have it closed, and the
 commands that come next meet a closed one, or the answer to another. So an interrupt is let in only
-where the answer is waited for; then the connection is given up as a whole, and the next command has
-a new one. What the JVM is doing, `cancelAllJobs` ends.
+before a command is sent and where its answer is waited for; then the connection is given up as a
+whole, and the next command has a new one, which is another thread of the JVM's. The jobs that run
+there are cancelled; a command that has none yet goes on by itself.
 """
 
 from __future__ import annotations
@@ -42,18 +43,27 @@ class _Line:
         return getattr(self._socket, name)
 
     def sendall(self, data: bytes) -> None:
-        self._socket.sendall(data)
         try:
-            with interrupts.let_in():
-                poll = select.poll()
-                poll.register(self._socket, select.POLLIN)
-                poll.poll()
+            interrupts.let_in(lambda: None)
+            self._socket.sendall(data)
+            interrupts.let_in(self._await_answer)
         except KeyboardInterrupt:
             raise _Abandoned from None
 
+    def _await_answer(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.poll()
 
-def make_clean() -> None:
-    """Have commands of Py4J's be interrupted as a whole or not at all; once in a process."""
+
+def make_clean(abandoned: Callable[[], None]) -> None:
+    """Have commands of Py4J's be interrupted as a whole or not at all; once in a process.
+
+    Parameters
+    ----------
+    abandoned
+        Called when a command was given up, before the interrupt is raised.
+    """
     connect = ClientServerConnection.connect_to_java_server
     send = JavaClient.send_command
 
@@ -70,6 +80,7 @@ def make_clean() -> None:
                 return send(self, *args, **kwargs)
             except _Abandoned:
                 _give_up(self)
+                abandoned()
         raise KeyboardInterrupt
 
     ClientServerConnection.connect_to_java_server = connect_to_java_server

@@ -16,14 +16,13 @@ SETTINGS = {
     "spark.decommission.enabled": "true",
     "spark.storage.decommission.enabled": "true",
     "spark.storage.decommission.rddBlocks.enabled": "true",
-    "spark.storage.decommission.shuffleBlocks.enabled": "true",
     # Between two looks for blocks that are left; half a minute, if nothing is said.
     "spark.storage.decommission.replicationReattemptInterval": "1s",
 }
 """Of every JVM: Spark does none of it unless it is told to."""
 
 _EXECUTOR = "CoarseGrainedExecutorBackend"
-_LOOK = 0.1
+_LOOK = 0.2
 _AGAIN = 2.0
 """Seconds after which an executor is told itself, and told again: one that still starts is missed
 by what its worker says, for the driver does not know it yet."""
@@ -33,7 +32,8 @@ def retire(member: Member) -> None:
     """Have workers take nothing more, and wait until the last of their executors has ended.
 
     Spark calls that decommissioning, and has a signal for it where the system has that: without it
-    the workers end at once, and Spark runs anew what is lost with them.
+    the workers end at once, and Spark runs anew what is lost with them. It ends early if it must:
+    the backend waits for five minutes at most.
     """
     power_fails = getattr(signal, "SIGPWR", None)
     if power_fails is None:
@@ -43,7 +43,7 @@ def retire(member: Member) -> None:
     workers = [fact["jvm"] for fact in member.facts("worker") if fact["name"] in names]
     _tell(workers, power_fails)
     told = time.monotonic()
-    while executors := [pid for worker in workers for pid in _executors(worker)]:
+    while executors := list(_executors(frozenset(workers))):
         time.sleep(_LOOK)
         if time.monotonic() - told > _AGAIN:
             _tell(executors, power_fails)
@@ -56,9 +56,9 @@ def _tell(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def _executors(worker: int) -> Iterator[int]:
-    """Yield the executors of a worker, by their parent: they go with it."""
+def _executors(workers: frozenset[int]) -> Iterator[int]:
+    """Yield the executors of some workers, by their parents: they go with them."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.ppid() == worker and any(_EXECUTOR in word for word in process.cmdline()):
+            if process.ppid() in workers and any(_EXECUTOR in word for word in process.cmdline()):
                 yield process.pid

@@ -7,6 +7,7 @@ one, Flyte's plugin included. A session that a cell has stopped is made anew for
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import logging
 import os
@@ -63,14 +64,16 @@ class Connection(Mapping[str, Any]):
         self.gateway = Gateway(member)
         self._jvm: Any = None
         self._session: Any = None
-        self._doubtful = False
+        self._doubtful = self._clean = False
         self._progress: StageProgress | None = None
 
     def begin(self) -> None:
         """Wait for what has been started, and make the first session."""
         if self._jvm is None:
             os.environ["PYSPARK_PYTHON"] = self._member.args["python"] or sys.executable
-            interrupts.make_clean()
+            if not self._clean:
+                interrupts.make_clean(self._abandoned)
+                self._clean = True
             self._jvm = self.gateway.join()
             # Whoever asks for a session, and however: this is the master that it gets.
             address = self._member.wait_for("master")["address"]
@@ -135,6 +138,15 @@ class Connection(Mapping[str, Any]):
         if self._progress is not None:
             self._progress.end(failed=self._doubtful)
 
+    def _abandoned(self) -> None:
+        """Cancel what a command has begun that nobody waits for, whatever the cell makes of it."""
+        with contextlib.suppress(Exception):  # it is the interrupt that is told
+            if context := self.context:
+                context.cancelAllJobs()
+            if session := SparkSession._instantiatedSession:
+                # The JVM keeps it by thread, and the next command comes on another.
+                session._jvm.SparkSession.setActiveSession(session._jsparkSession)
+
     def __getitem__(self, name: str) -> Any:
         if name != "spark":
             raise KeyError(name)
@@ -187,7 +199,7 @@ def _say_less() -> None:
     """Keep out of cells what is in the exception anyway, or is no concern of theirs."""
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         logging.getLogger(name).disabled = True
-    # Py4J tells the root logger and its own of every interrupt, frames and all.
+    # Py4J tells the root logger and its own of every failed connection, frames and all.
     logging.getLogger().addFilter(lambda record: "while sending command" not in str(record.msg))
     logging.getLogger("py4j").propagate = False
     logging.getLogger("py4j").addHandler(logging.NullHandler())

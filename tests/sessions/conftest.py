@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flyte
 import pytest
+from cached_runs import cached_session
 
 from flyte_jupyter import FlyteJupyter, Session
 
@@ -63,3 +64,18 @@ def session():
     made.ready(made.up("plain"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def caching():
+    """One session with an environment that caches; `with_folder` gives each test its own."""
+    with cached_session() as made:
+        yield made
+
+
+@pytest.fixture
+def tally(tmp_path):
+    """A file to which a cell appends a dot each time that it runs."""
+    path = tmp_path / "tally"
+    path.write_text("")
+    return path

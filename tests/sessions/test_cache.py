@@ -11,30 +11,16 @@ from datetime import timedelta
 import flyte
 import numpy as np
 import pytest
-from cached_runs import COUNTED, cached_session, entries, run, settled, submit, with_folder
+from cached_runs import COUNTED, entries, run, settled, submit, with_folder
 from flyte import Cache
 
 from flyte_jupyter import CellTask
 from tests import leaks
 
 
-@pytest.fixture(scope="module")
-def shared():
-    with cached_session() as made:
-        yield made
-
-
 @pytest.fixture
-def session(shared, tmp_path):
-    return with_folder(shared, tmp_path / "results")
-
-
-@pytest.fixture
-def tally(tmp_path):
-    """A file to which a cell appends a dot each time that it runs."""
-    path = tmp_path / "tally"
-    path.write_text("")
-    return path
+def session(caching, tmp_path):
+    return with_folder(caching, tmp_path / "results")
 
 
 def test_what_ran_before_is_not_run_again(session, tally):

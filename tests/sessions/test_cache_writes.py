@@ -6,29 +6,15 @@ import os
 import threading
 
 import pytest
-from cached_runs import cached_session, entries, run, submit, with_folder
+from cached_runs import entries, run, submit, with_folder
 
 from flyte_jupyter import FlyteJupyter, Session
 from tests import leaks
 
 
-@pytest.fixture(scope="module")
-def shared():
-    with cached_session() as made:
-        yield made
-
-
 @pytest.fixture
-def session(shared, tmp_path):
-    return with_folder(shared, tmp_path / "results")
-
-
-@pytest.fixture
-def tally(tmp_path):
-    """A file to which a cell appends a dot each time that it runs."""
-    path = tmp_path / "tally"
-    path.write_text("")
-    return path
+def session(caching, tmp_path):
+    return with_folder(caching, tmp_path / "results")
 
 
 SLOW = """

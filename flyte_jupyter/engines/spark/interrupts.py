@@ -1,4 +1,4 @@
-"""Interrupts of a cell that waits for the JVM: at once, and without a trace in what comes after.
+"""Interrupts of a cell that waits for the JVM: at once, and with a connection that works after it.
 
 Py4J sends a command, and reads its answer, from the thread that has called. Interrupted in the
 midst of that, it searches for the connection's socket on both sides to have it closed, and the

@@ -31,7 +31,7 @@ def transfer(quick: bool) -> list[Row]:
     seconds a GiB: more than the transfer, and by chance. So before each of them as much as any
     needs is taken from the host.
     """
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else 5
     with with_extension() as notebook:
         notebook.run(f"{PLAIN.declare}\n{_MAKE}")
         notebook.run("%%flyte_task plain_env\npass")

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.blocks import digest_sample
 from flyte_jupyter.driver.values.kept import KeptBufferError
 from flyte_jupyter.driver.values.segments import Segment, memfd_supported
 from flyte_jupyter.driver.values.transfer import KeptBuffers, PackError, SentBuffers, pack, unpack
 from tests import leaks
 
 MIB = 1 << 20
+UNSAMPLED = 5000  # of 4 MiB: a sample is taken of 4096 bytes every 16 KiB
 
 
 @pytest.fixture(params=["memfd", "file", "frames"])
@@ -191,9 +193,41 @@ def test_same_bytes_in_two_parcels_at_once_are_kept_once(link):
     for parcel in (one, two):
         link.unpack(parcel)
         parcel.confirm()
-    assert link.kept.nbytes == 2 * MIB
     assert carried(link.carry(a)) == 0
     assert link.kept.nbytes == link.sent.nbytes == MIB
+
+
+def test_buffers_that_differ_where_no_sample_is_taken_are_told_apart(options):
+    link = Link(options)
+    a = data(1, 4 * MIB)
+    b = a.copy()
+    b[UNSAMPLED] ^= 1
+    assert digest_sample(a.data) == digest_sample(b.data)
+    assert carried(link.carry(a)) == 1
+    assert carried(link.carry(b)) == 1
+    assert carried(link.carry(a, b)) == 0
+    link.kept.clear()
+
+
+def test_such_buffers_in_one_parcel_arrive_each_and_are_kept_in_the_end(options):
+    link = Link(options)
+    a = data(1, 4 * MIB)
+    b = a.copy()
+    b[UNSAMPLED] ^= 1
+    assert [carried(link.carry(a, b)) for _ in range(3)] == [2, 1, 0]
+    link.kept.clear()
+
+
+def test_a_sample_tells_sizes_and_both_ends():
+    a = data(1, 4 * MIB)
+    samples = {digest_sample(a.data)}
+    for index in (0, -1):
+        b = a.copy()
+        b[index] ^= 1
+        samples.add(digest_sample(b.data))
+    zeros = np.zeros(4 * MIB + 1, np.uint8).data
+    samples |= {digest_sample(zeros), digest_sample(zeros[1:])}
+    assert len(samples) == 5
 
 
 def test_reset_starts_anew_and_late_confirmations_mean_nothing(link):
@@ -219,19 +253,29 @@ def test_failed_pack_reserves_nothing(link, tmp_path, monkeypatch):
     assert link.sent.nbytes == 0
 
 
-def test_buffer_that_another_thread_changed_while_it_was_packed_is_not_kept(link, monkeypatch):
+@pytest.mark.parametrize("late", [False, True])
+def test_buffer_that_another_thread_changes_while_it_is_packed_is_sent_again(
+    link, monkeypatch, late
+):
     if not link.options.get("shared", True):
         pytest.skip("no call in between to disturb")
-    a = data(1)
-    write = Segment.write
+    a = data(1, 4 * MIB)
+    before, write = a.copy(), Segment.write
 
     def disturbed(segment, offset, chunks):
-        a[-1] += 1
-        write(segment, offset, chunks)
+        if late:
+            write(segment, offset, chunks)
+        a[UNSAMPLED] = before[UNSAMPLED] ^ 1
+        if not late:
+            write(segment, offset, chunks)
 
     monkeypatch.setattr(Segment, "write", disturbed)
-    link.carry(a)
-    assert link.sent.nbytes == link.kept.nbytes == 0
+    parcel = link.pack(a)
+    monkeypatch.setattr(Segment, "write", write)
+    (there,) = link.unpack(parcel)
+    parcel.confirm()
+    assert (there == (before if late else a)).all()
+    assert carried(link.carry(a)) == late
 
 
 def test_disagreement_is_reported(link):

@@ -127,7 +127,7 @@ def test_descriptors_and_mappings_do_not_add_up(peer, tmp_path, monkeypatch, sup
     for seed in range(20):
         values = {"a": np.full(MIB, seed, "i4"), "b": np.full(100_000, seed)}
         peer.receive(peer.send("out = a, b", values, folder=tmp_path))
-    assert both() == before
+    assert all(now <= then for now, then in zip(both(), before, strict=True))
     assert not list(tmp_path.iterdir())
 
 

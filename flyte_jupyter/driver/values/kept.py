@@ -1,29 +1,20 @@
-"""What the other process still has, so that an unchanged large input is not sent twice.
+"""What this process keeps of what it was sent, so that the sender need not send it twice.
 
-The sender decides: it knows by digest what the receiver keeps, and which of it to drop for want of
-room. The receiver only obeys. Every copy that is sent has a number of its own, never used again, so
-that dropping an old copy can never hit a newer one of the same bytes, in whatever order parcels
-arrive. A copy counts as kept only when the receiver has acknowledged the parcel that carried it; if
-that never happens, the next header says to forget it.
+It only obeys: which buffers to keep, and which to drop for want of room, the sender decides (see
+`sent`).
 """
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flyte_jupyter.errors import FlyteJupyterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from flyte_jupyter.driver.values.segments import Extent
-
-#: Smaller buffers are sent again: telling and keeping them costs as much as writing them.
-KEEP_AT_LEAST = 1 << 20
 
 
 class KeptBufferError(FlyteJupyterError):
@@ -32,145 +23,6 @@ class KeptBufferError(FlyteJupyterError):
     It means that the two sides no longer agree, as after a driver was replaced unnoticed: the
     sender must call `SentBuffers.reset` and pack again.
     """
-
-
-class _Copy(NamedTuple):
-    key: int
-    size: int
-
-
-@dataclass
-class Shipment:
-    """What one parcel does to the receiver's store.
-
-    Attributes
-    ----------
-    known
-        By digest, the numbers of copies that the receiver has already.
-    fresh
-        By digest, the numbers under which it is to keep what this parcel carries.
-    forget
-        Numbers that it is to drop.
-    """
-
-    owner: SentBuffers
-    epoch: int
-    known: dict[str, int]
-    fresh: dict[str, _Copy] = field(default_factory=dict)
-    forget: list[int] = field(default_factory=list)
-    settled: bool = False
-
-    def confirm(self) -> None:
-        """Count what was sent as kept: the receiver has acknowledged the parcel."""
-        self.owner._settle(self, arrived=True)
-
-    def discard(self, digest: str) -> None:
-        """Have `digest` not kept after all, before anything was sent."""
-        self.owner._discard(self, digest)
-
-    def abandon(self) -> None:
-        """Count nothing as kept, and have the receiver forget whatever may have arrived."""
-        self.owner._settle(self, arrived=False)
-
-
-class SentBuffers:
-    """The sender's record of what one receiver keeps; it owns the truth.
-
-    Parameters
-    ----------
-    limit
-        Bytes that the receiver may keep. A buffer stays in the shared memory in which it came, so a
-        small one may hold up to 64 MiB of neighbours there.
-    max_entries
-        Buffers that it may keep: each may hold a file descriptor, of which macOS gives 256. Linux
-        gives 1024; there a large one may hold one for every 32 MiB.
-    """
-
-    def __init__(self, limit: int = 2 << 30, max_entries: int = 200) -> None:
-        self._limit, self._max_entries = limit, max_entries
-        self._keys = itertools.count(1)
-        self._lock = threading.Lock()
-        self._epoch = 0
-        self._clear()
-
-    def __len__(self) -> int:
-        return len(self._copies)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the receiver keeps or is being sent to keep."""
-        return self._held
-
-    def plan(self, buffers: Mapping[str, int]) -> Shipment:
-        """Decide what to send of `buffers` (sizes in bytes by digest) and what to drop for it.
-
-        What this parcel itself uses is never dropped for it, so inputs larger than the limit keep a
-        part of themselves kept rather than to push each other out in turn.
-        """
-        with self._lock:
-            known = {d: self._copies[d].key for d in buffers if d in self._copies}
-            for digest in known:
-                self._copies.move_to_end(digest)
-            shipment = Shipment(self, self._epoch, known)
-            for digest, size in buffers.items():
-                if digest not in known and self._make_room(size, known):
-                    shipment.fresh[digest] = _Copy(next(self._keys), size)
-                    self._held += size
-                    self._count += 1
-            shipment.forget = sorted(self._forget)
-            return shipment
-
-    def reset(self) -> None:
-        """Start anew: the receiver was replaced, and has nothing."""
-        with self._lock:
-            self._epoch += 1
-            self._clear()
-
-    def _clear(self) -> None:
-        self._copies: OrderedDict[str, _Copy] = OrderedDict()
-        self._forget: set[int] = set()
-        self._held = self._count = 0
-
-    def _make_room(self, size: int, used: Mapping[str, int]) -> bool:
-        idle = [(d, copy) for d, copy in self._copies.items() if d not in used]
-        held, count = self._held, self._count
-        victims = 0
-        while held + size > self._limit or count >= self._max_entries:
-            if victims == len(idle):
-                return False
-            held -= idle[victims][1].size
-            count -= 1
-            victims += 1
-        for digest, copy in idle[:victims]:
-            del self._copies[digest]
-            self._drop(copy)
-        return True
-
-    def _drop(self, copy: _Copy) -> None:
-        self._forget.add(copy.key)
-        self._held -= copy.size
-        self._count -= 1
-
-    def _discard(self, shipment: Shipment, digest: str) -> None:
-        with self._lock:
-            copy = shipment.fresh.pop(digest)
-            if shipment.epoch == self._epoch:
-                self._held -= copy.size
-                self._count -= 1
-
-    def _settle(self, shipment: Shipment, *, arrived: bool) -> None:
-        with self._lock:
-            if shipment.settled or shipment.epoch != self._epoch:
-                return
-            shipment.settled = True
-            if arrived:
-                self._forget.difference_update(shipment.forget)
-            for digest, copy in shipment.fresh.items():
-                if arrived and digest not in self._copies:
-                    self._copies[digest] = copy
-                else:
-                    # Not arrived; or the same bytes went in two parcels at once, and one will do.
-                    self._drop(copy)
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,15 @@ class FilePart(NamedTuple):
     length: int
 
 
-def map_private(parts: Sequence[FilePart]) -> memoryview:
+def map_private(parts: Sequence[FilePart], *, ahead: bool = True) -> memoryview:
     """Map parts of files, one after the other, so that writing changes nothing but this mapping.
 
     Parameters
     ----------
     parts
         At least one; the lengths of all but the last are multiples of `PAGE`.
+    ahead
+        Whether to have the pages of a large mapping entered at once, as it will be read soon.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def map_private(parts: Sequence[FilePart]) -> memoryview:
     block = (ctypes.c_ubyte * length).from_address(address)
     # Not at exit: arrays may outlive the finalizers, and the mapping goes with the process anyway.
     weakref.finalize(block, give_back, length, _munmap, address, length).atexit = False
-    if length >= WORTH_A_THREAD:
+    if ahead and length >= WORTH_A_THREAD:
         aside(_read_ahead, weakref.ref(block), address, length)
     return memoryview(block).cast("B")
 

@@ -7,25 +7,17 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
-from flyte_jupyter.driver.values.blocks import (
-    BLOCK,
-    combine,
-    digest,
-    digest_all,
-    digest_block,
-    run_all,
-)
-from flyte_jupyter.driver.values.kept import KEEP_AT_LEAST
+from flyte_jupyter.driver.values.blocks import BLOCK, run_all
 from flyte_jupyter.driver.values.mapping import PAGE
-from flyte_jupyter.driver.values.segments import Segment
+from flyte_jupyter.driver.values.segments import Segment, map_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from flyte_jupyter.driver.values.kept import SentBuffers, Shipment
     from flyte_jupyter.driver.values.pickling import Pickled
     from flyte_jupyter.driver.values.segments import SegmentRecord
+    from flyte_jupyter.driver.values.sent import SentBuffers, Shipment
 
 # Below this size in all, frames are faster than making, opening and mapping shared memory.
 _SMALL_PARCEL = 256 << 10
@@ -96,6 +88,7 @@ class Parcel:
         """
         if self._shipment:
             self._shipment.abandon()
+            self._shipment = None
         for segment in self._segments:
             segment.close()
         self._segments.clear()
@@ -107,15 +100,13 @@ class Packer:
     def __init__(self, pickled: Pickled, sent: SentBuffers | None, folder: Path | None) -> None:
         self._pickled = pickled
         self._folder = folder
-        self._digests = _digests(pickled.views) if sent is not None else {}
-        sizes = {digest: pickled.views[i].nbytes for i, digest in self._digests.items()}
-        self._shipment = sent.plan(sizes) if sent is not None else None
+        views = dict(enumerate(pickled.views))
+        self._shipment = sent.plan(views) if sent is not None else None
         self._stream: Place = {}
         self._buffers: list[Place] = [{} for _ in pickled.views]
         self._frames: list[bytes | memoryview] = []
         self._lengths: list[int] = []
         self._segments: list[Segment] = []
-        self._written: dict[int, dict[int, bytes]] = {}
         self._unwritten: Counter[int] = Counter()
         self._lock = threading.Lock()
 
@@ -129,29 +120,22 @@ class Packer:
             self._stream.update(self._room(pickled.length, target))
         else:
             self._stream["frame"] = self._frame(b"".join(pickled.chunks))
-        asked: set[str] = set()
+        known = self._shipment.known if self._shipment else {}
+        fresh = self._shipment.fresh if self._shipment else {}
         for index, view in enumerate(pickled.views):
-            place, known = self._buffers[index], self._digests.get(index)
-            if known and self._place_known(place, known, asked):
+            place = self._buffers[index]
+            if index in known:
+                place["kept"] = known[index]
                 continue
+            if index in fresh:
+                place["keep"] = fresh[index].key
             if use_segments:
                 place.update(self._room(view.nbytes, target))
             else:
                 data = bytes(view)
-                if "keep" in place:
-                    self._check_kept(index, digest(data))
                 place["frame"] = self._frame(data)
-
-    def _place_known(self, place: Place, digest: str, asked: set[str]) -> bool:
-        """Refer to bytes that the receiver has, or ask it to keep those that come now."""
-        assert self._shipment is not None
-        if digest in self._shipment.known:
-            place["kept"] = self._shipment.known[digest]
-            return True
-        if digest in self._shipment.fresh and digest not in asked:
-            asked.add(digest)
-            place["keep"] = self._shipment.fresh[digest].key
-        return False
+                if index in fresh:
+                    fresh[index].digest_of(data)
 
     def _frame(self, data: bytes) -> int:
         self._frames.append(data)
@@ -159,7 +143,7 @@ class Packer:
 
     def _room(self, length: int, target: int) -> Place:
         if length > target and self._folder is None:
-            # Whole blocks, so that each block is written, and digested again, by one thread.
+            # Whole blocks, and so whole pages.
             stripe = -(-length // -(-length // target) // BLOCK) * BLOCK
             place: Place = {"segment": len(self._lengths), "offset": 0, "length": length}
             self._lengths += [min(stripe, length - at) for at in range(0, length, stripe)]
@@ -184,14 +168,15 @@ class Packer:
             for number, piece in self._cut(place, [view], index):
                 by_segment[number].append(piece)
                 self._unwritten[index] += 1
-            if "keep" in place:
-                self._written[index] = {}
         jobs = [self._fill(self._segments[n], pieces) for n, pieces in by_segment.items()]
         run_all(jobs, sum(self._lengths))
-        for index, blocks in self._written.items():
-            self._check_kept(index, combine(blocks[number] for number in sorted(blocks)))
         for segment in self._segments:
             segment.seal()
+        for index, copy in self._shipment.fresh.items() if self._shipment else ():
+            place = self._buffers[index]
+            if "segment" in place:
+                where = place["segment"], place["offset"], place["length"]
+                copy.hold(map_written(self._segments, *where))
 
     def _cut(
         self, place: Place, sources: Sequence[bytes | bytearray | memoryview], buffer: int | None
@@ -209,33 +194,16 @@ class Packer:
                 offset, start = offset + stop - start, stop
 
     def _fill(self, segment: Segment, pieces: Sequence[_Piece]) -> Iterator[None]:
-        """Write the pieces of one segment, in a thread that may be asked to stop between them.
-
-        What is to be kept is digested again after it was written, while it is in the processor's
-        cache: should another thread have changed it since it was digested first, `_check_kept` has
-        to know.
-        """
+        """Write the pieces of one segment, in a thread that may be asked to stop between them."""
         for source, start, stop, offset, buffer in pieces:
             with memoryview(source) as whole, whole[start:stop] as part:
                 segment.write(offset, [part])
-                if buffer is not None and buffer in self._written:
-                    self._written[buffer][start] = digest_block(part)
             if buffer is not None:
                 with self._lock:
                     self._unwritten[buffer] -= 1
                 if not self._unwritten[buffer]:
                     self._pickled.release(buffer)
             yield
-
-    def _check_kept(self, index: int, seen: str) -> None:
-        """Have nothing kept that changed, under another thread's hands, since it was digested.
-
-        It would be taken for what it was digested as for as long as the receiver keeps it.
-        """
-        if seen != self._digests[index]:
-            assert self._shipment is not None
-            self._shipment.discard(self._digests[index])
-            del self._buffers[index]["keep"]
 
     def parcel(self, names: list[str]) -> Parcel:
         """Put everything together."""
@@ -266,9 +234,3 @@ class _Piece(NamedTuple):
     stop: int
     offset: int
     buffer: int | None
-
-
-def _digests(views: Sequence[memoryview]) -> dict[int, str]:
-    """Digest the buffers that are worth keeping: a tenth of what writing them takes."""
-    worth = {i: view for i, view in enumerate(views) if view.nbytes >= KEEP_AT_LEAST}
-    return dict(zip(worth, digest_all(list(worth.values())), strict=True))

@@ -19,7 +19,7 @@ import stat
 import sys
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from flyte_jupyter.driver.values.aside import give_back
 from flyte_jupyter.driver.values.mapping import FilePart, map_private
@@ -110,6 +110,10 @@ class Segment:
             bits = sum(getattr(fcntl, name) for name in seals)
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._fd, getattr(fcntl, "F_ADD_SEALS"), bits)  # noqa: B009
+
+    def part(self, offset: int, length: int) -> FilePart:
+        """Name a part for mapping, valid until `close`."""
+        return FilePart(self._fd, offset, length)
 
     def record(self) -> SegmentRecord:
         """Say where the segment is."""
@@ -215,6 +219,9 @@ def opened(records: Iterable[SegmentRecord]) -> Iterator[list[OpenSegment]]:
             segment.release()
 
 
+_S = TypeVar("_S", Segment, OpenSegment)
+
+
 class Extent:
     """A run of bytes at the receiver: in one segment, or from one on into those that follow.
 
@@ -238,16 +245,10 @@ class Extent:
     def __init__(
         self, segments: Sequence[OpenSegment], index: int, offset: int, length: int
     ) -> None:
-        self._parts: list[tuple[OpenSegment, int, int]] = []
+        self._parts = list(_spread(segments, index, offset, length))
+        for segment, *where in self._parts:
+            segment.part(*where)
         self.length = length
-        left = length
-        while left or not self._parts:
-            if index >= len(segments):
-                raise _misfit(f"{left} of {length} bytes are beyond the last segment")
-            here = min(left, segments[index].size - offset)
-            segments[index].part(offset, here)
-            self._parts.append((segments[index], offset, here))
-            index, offset, left = index + 1, 0, left - here
 
     @property
     def segments(self) -> list[OpenSegment]:
@@ -282,9 +283,41 @@ class Extent:
             segment.release()
 
 
-def _mapped(parts: Sequence[FilePart]) -> memoryview:
+def map_written(segments: Sequence[Segment], index: int, offset: int, length: int) -> memoryview:
+    """Map, at the sender, what it has written and sealed, and may look at later.
+
+    Parameters
+    ----------
+    segments, index, offset, length
+        As `Extent` has them, but the sender's.
+
+    Raises
+    ------
+    SegmentError
+        It cannot be mapped.
+    """
+    found = _spread(segments, index, offset, length)
+    return _mapped([segment.part(*where) for segment, *where in found], ahead=False)
+
+
+def _spread(
+    segments: Sequence[_S], index: int, offset: int, length: int
+) -> Iterator[tuple[_S, int, int]]:
+    """Follow a run of bytes through segments: which one, where in it, and how many there."""
+    left = length
+    while True:
+        if index >= len(segments):
+            raise _misfit(f"{left} of {length} bytes are beyond the last segment")
+        here = min(left, segments[index].size - offset)
+        yield segments[index], offset, here
+        index, offset, left = index + 1, 0, left - here
+        if not left:
+            return
+
+
+def _mapped(parts: Sequence[FilePart], *, ahead: bool = True) -> memoryview:
     try:
-        return map_private(parts)
+        return map_private(parts, ahead=ahead)
     except OSError as error:
         raise SegmentError("Shared memory cannot be mapped", seen=str(error)) from error
 

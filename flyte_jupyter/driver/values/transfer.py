@@ -20,7 +20,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from flyte_jupyter.driver.values.kept import KeptBuffers, SentBuffers
+from flyte_jupyter.driver.values.kept import KeptBuffers
 from flyte_jupyter.driver.values.parcel import Packer, Parcel, ParcelHeader, Place
 from flyte_jupyter.driver.values.pickling import (
     PackError,
@@ -29,6 +29,7 @@ from flyte_jupyter.driver.values.pickling import (
     unpickle_values,
 )
 from flyte_jupyter.driver.values.segments import Extent, OpenSegment, memfd_supported, opened
+from flyte_jupyter.driver.values.sent import SentBuffers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

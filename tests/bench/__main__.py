@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.bench import (
     dask_rows,
+    interrupting,
     killing,
     latency,
     loading,
@@ -29,6 +30,7 @@ GROUPS: dict[str, Group] = {
     "transfer": values.transfer,
     "print": output.printing,
     "flood": output.flood,
+    "interrupts": interrupting.interrupts,
     "dask": dask_rows.dask_rows,
     "ray": ray_rows.ray_rows,
     "spark": spark_rows.spark_rows,

@@ -96,15 +96,37 @@ class Notebook:
         """
         cell, sent = Cell(), time.perf_counter()
         name = self.send(code)
+        reply = self._finish(name, cell, timeout)
+        cell.seconds = time.perf_counter() - sent
+        if reply["status"] != "ok":
+            trace = "\n".join(reply.get("traceback", []))
+            raise CellFailed(f"{code}\n{trace}")
+        return cell
+
+    def interrupt(self, message: str) -> Cell:
+        """Interrupt a cell that was sent; its time is that until it is at its end.
+
+        Raises
+        ------
+        CellFailed
+            It ended by anything but a KeyboardInterrupt.
+        """
+        cell, sent = Cell(), time.perf_counter()
+        self.manager.interrupt_kernel()
+        reply = self._finish(message, cell, _TIMEOUT)
+        cell.seconds = time.perf_counter() - sent
+        if reply.get("ename") != "KeyboardInterrupt":
+            raise CellFailed(f"interrupted, it ended with {reply}")
+        return cell
+
+    def _finish(self, name: str, cell: Cell, timeout: float) -> dict[str, Any]:
+        """Wait for the end of a cell, and return what its reply says."""
         self._listen(name, cell, timeout)
         reply = self.client.get_shell_msg(timeout=timeout)
         while reply["parent_header"].get("msg_id") != name:
             reply = self.client.get_shell_msg(timeout=timeout)
-        cell.seconds = time.perf_counter() - sent
-        if reply["content"]["status"] != "ok":
-            trace = "\n".join(reply["content"].get("traceback", []))
-            raise CellFailed(f"{code}\n{trace}")
-        return cell
+        content: dict[str, Any] = reply["content"]
+        return content
 
     def _listen(self, name: str, cell: Cell, timeout: float) -> None:
         while True:
@@ -120,10 +142,20 @@ class Notebook:
                 return
 
     def await_text(self, message: str) -> None:
-        """Wait until a cell that was sent prints something."""
+        """Wait until a cell that was sent prints something.
+
+        Raises
+        ------
+        CellFailed
+            It raised before.
+        """
         while True:
             told = self.client.get_iopub_msg(timeout=_TIMEOUT)
-            if told["msg_type"] == "stream" and told["parent_header"].get("msg_id") == message:
+            if told["parent_header"].get("msg_id") != message:
+                continue
+            if told["msg_type"] == "error":
+                raise CellFailed("\n".join(told["content"]["traceback"]))
+            if told["msg_type"] == "stream":
                 return
 
     def close(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,15 +93,17 @@ def _kills(
     count = 10 if quick else 100
     pool = ThreadPoolExecutor(_TOGETHER)
     try:
-        deaths = list(pool.map(lambda number: _die(number, choose, start, place), range(count)))
+        ends = list(pool.map(lambda number: _try(number, choose, start, place), range(count)))
     finally:
         pool.shutdown(cancel_futures=True)
+    deaths = [end for end in ends if isinstance(end, Death)]
     left = {
         "processes": sum(death.processes for death in deaths),
         "folders": sum(death.folders for death in deaths),
         "sockets": sum(death.sockets for death in deaths),
         "segments": len(ownerless_segments(segments)),
         "temporary files": len(_temporary(place) - files),
+        "failures": count - len(deaths),
     }
     slowest = max(deaths, key=lambda death: death.seconds)
     text = ", ".join(f"{number} {kind}" for kind, number in left.items())
@@ -114,9 +118,25 @@ def _kills(
 
 
 def _temporary(place: Path) -> set[Path]:
-    """Return what is in the temporary folder, and in those of all users that an engine may use."""
-    shared = [path for name in ("ray", "hsperfdata_*") for path in Path("/tmp").glob(f"{name}/*")]
-    return {*(place / "tmp").iterdir(), *shared}
+    """Return what is in the temporary folder, and what this user has in those of the engines."""
+    found = set((place / "tmp").iterdir())
+    for pattern in ("ray/*", "hsperfdata_*/*"):
+        for path in Path("/tmp").glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_uid == os.getuid():
+                    found.add(path)
+    return found
+
+
+def _try(
+    number: int, choose: Callable[[random.Random], Cluster], start: float, place: Path
+) -> Death | None:
+    """Have a kernel die, or say why it could not be brought to that: the others are worth having."""
+    try:
+        return _die(number, choose, start, place)
+    except Exception as error:  # noqa: BLE001 - it is counted
+        print(f"kernel {number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def _die(

@@ -7,7 +7,7 @@ from statistics import median
 from tests.bench.clusters import PLAIN, Cluster, Peer
 from tests.bench.memory import held, tree
 from tests.bench.notebook import Notebook, in_turns, with_extension
-from tests.bench.rows import Row, duration, size, spread
+from tests.bench.rows import MIB, Row, duration, size, spread
 
 
 def starts(cluster: Cluster, peer: Peer, rounds: int, what: str, target: float) -> list[Row]:
@@ -66,11 +66,17 @@ def _weigh(cells: list[str], stop: str = "") -> tuple[int, int]:
 
 
 def heavier(what: str, ours: tuple[int, int], theirs: tuple[int, int], peer: str) -> list[Row]:
-    """Compare two clusters by their bytes of memory and their number of processes."""
+    """Compare two clusters by their bytes of memory and their number of processes.
+
+    What ours has beyond the peer's, or less, is in parentheses.
+    """
     memory, count = (ours[n] / theirs[n] for n in (0, 1))
+    more = f"{(ours[0] - theirs[0]) / MIB:+.0f} MiB", f"{ours[1] - theirs[1]:+d}"
     return [
-        Row(f"{what}: memory", size(ours[0]), f"{size(theirs[0])} ({peer})", memory),
-        Row(f"{what}: processes", str(ours[1]), f"{theirs[1]} ({peer})", count),
+        Row(
+            f"{what}: memory", f"{size(ours[0])} ({more[0]})", f"{size(theirs[0])} ({peer})", memory
+        ),
+        Row(f"{what}: processes", f"{ours[1]} ({more[1]})", f"{theirs[1]} ({peer})", count),
     ]
 
 

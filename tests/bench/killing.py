@@ -131,7 +131,7 @@ def _temporary(place: Path) -> set[Path]:
 def _try(
     number: int, choose: Callable[[random.Random], Cluster], start: float, place: Path
 ) -> Death | None:
-    """Have a kernel die, or say why it could not be brought to that: the others are worth having."""
+    """Have a kernel die, or say why it did not: the others are worth having."""
     try:
         return _die(number, choose, start, place)
     except Exception as error:  # noqa: BLE001 - it is counted

@@ -22,6 +22,7 @@ from flyte_jupyter.errors import (
     TaskTimeout,
     UsageError,
 )
+from flyte_jupyter.platforms import require_platform
 
 if TYPE_CHECKING:
     from flyte_jupyter.config import FlyteJupyter
@@ -65,11 +66,13 @@ def __getattr__(name: str) -> Any:
     """Import what is heavy when it is first asked for, so that loading the extension is cheap."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_platform()
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def load_ipython_extension(shell: Any) -> None:
     """Add the magics; called by ``%load_ext flyte_jupyter``."""
+    require_platform()
     from flyte_jupyter.magics.extension import load
 
     load(shell)

@@ -53,6 +53,11 @@ class Role:
     shares
         Names of those `args` that follow from `replicas`. A cluster is scaled, and not started
         anew, when its environment is declared again with another number and nothing else.
+    least, most
+        The fewest and the most members that the environment declares; None for no bound.
+    bounds
+        How an environment declares them, as ``nnodes="{least}:{most}"``; for what is said when
+        other numbers are asked for. A role that has it and is not scalable is one that could be.
     """
 
     name: str
@@ -63,6 +68,25 @@ class Role:
     vital: bool = False
     scalable: bool = False
     shares: tuple[str, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    bounds: str = ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that ``%flyte env --plugin`` takes for one engine.
+
+    Parameters
+    ----------
+    help
+        A few words.
+    repeatable
+        Whether it may be given more than once.
+    """
+
+    help: str
+    repeatable: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +199,8 @@ class Engine(Protocol):
     # are then imported as soon as the notebook imports the plugin. One whose cells run in several
     # processes at once, of which `--ranks` chooses those to hear, has `ranks = True`. One that has
     # something to say of a config although all of it is honoured has `remarks(config)`, which
-    # returns a line for each.
+    # returns a line for each. One that says what `configure` takes, for help and completion, has
+    # `options`, a mapping of names without dashes to `Option`s.
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what a cluster for this plugin config consists of.

@@ -76,7 +76,7 @@ def beyond_machine(*, cpus: float = 0, memory: float = 0, gpus: float = 0) -> li
     """
     said = []
     for what, asked, there in (
-        ("CPUs", cpus, float(os.cpu_count() or 1)),
+        ("CPUs", cpus, float(machine_cpus())),
         ("GPUs", gpus, float(machine_gpus())),
         ("GiB", memory / _GIB, psutil.virtual_memory().total / _GIB),
     ):
@@ -85,6 +85,14 @@ def beyond_machine(*, cpus: float = 0, memory: float = 0, gpus: float = 0) -> li
             has = f"{there:.1f}" if what == "GiB" else f"{there:g}"
             said.append(f"{asked_for} {what} are asked for and this machine has {has}")
     return said
+
+
+def machine_cpus() -> int:
+    """Return how many CPUs of this machine the notebook and its clusters may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
 
 
 def machine_gpus() -> int:

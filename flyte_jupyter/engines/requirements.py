@@ -25,7 +25,7 @@ def require(engine: str, extra: str, *modules: str) -> None:
         One is not there.
     """
     for module in modules:
-        if not _installed(module):
+        if not installed(module):
             raise EngineError(
                 f"the {engine} engine is not installed",
                 seen=f"no module named {module!r}",
@@ -33,7 +33,8 @@ def require(engine: str, extra: str, *modules: str) -> None:
             )
 
 
-def _installed(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Tell whether a module can be imported, importing no more than its parents."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of its parent

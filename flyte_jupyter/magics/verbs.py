@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flyte_jupyter.backends.backend import DRIVER, member_id
-from flyte_jupyter.engines.registry import engine_named
+from flyte_jupyter.engines.options import configured, is_installed, options_of
+from flyte_jupyter.engines.registry import engine_named, engines
 from flyte_jupyter.errors import ClusterError, UsageError
 from flyte_jupyter.magics.arguments import MagicParser, count, workers
 from flyte_jupyter.magics.doctor import examine
@@ -65,8 +66,21 @@ def _optional_environment(parser: argparse.ArgumentParser) -> None:
 
 def _env_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="environment to declare; without it, list all")
-    parser.add_argument("--plugin", help="engine of its clusters: dask, plain, ...")
-    parser.epilog = "Further options are the engine's, such as --workers 4 for dask."
+    parser.add_argument("--plugin", metavar="ENGINE", help="engine of its clusters; else plain")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # the epilog has lines
+    parser.epilog = "\n".join(_engine_lines())
+
+
+def _engine_lines() -> Iterator[str]:
+    """Say which engines there are, and what each takes."""
+    yield "engines, and what else each takes:"
+    for name, engine in sorted(engines().items()):
+        if not is_installed(engine):
+            yield f"  {name} is not installed, type: %pip install 'flyte-jupyter[{name}]'"
+            continue
+        options = options_of(engine)
+        yield f"  {name}" if options else f"  {name} takes nothing"
+        yield from (f"    --{option:<14} {about.help}" for option, about in options.items())
 
 
 def _env(session: Session, options: argparse.Namespace) -> Any:
@@ -74,7 +88,7 @@ def _env(session: Session, options: argparse.Namespace) -> Any:
         return _list_environments(session)
     if not options.name.replace("-", "_").isidentifier():
         raise UsageError("an environment is named in snake_case or kebab-case", seen=options.name)
-    config = engine_named(options.plugin or "plain").configure(_pairs(options.rest))
+    config = configured(engine_named(options.plugin or "plain"), _pairs(options.rest))
     import flyte
 
     declared = flyte.TaskEnvironment(name=options.name, plugin_config=config)

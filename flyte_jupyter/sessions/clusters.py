@@ -240,11 +240,12 @@ class Cluster:
         Raises
         ------
         ClusterError
-            The engine has none, or several and none of that name, or there is no cluster.
+            The engine has none, or several and none of that name, its environment declares another
+            range, or there is no cluster.
         """
         if not self.running:
             raise ClusterError(f"{self.name} cannot be scaled", seen=f"its cluster is {self.state}")
-        role = scalable_role(self.name, self.spec, group)
+        role = scalable_role(self.name, self.spec, group, replicas)
         await self._backend.scale(self.id, role.name, replicas)
         return role.name
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 
 from flyte_jupyter.engines.engine import ClusterSpec, Engine
 from flyte_jupyter.engines.registry import engine_for
-from flyte_jupyter.errors import EnvironmentNotFound
+from flyte_jupyter.errors import EngineError, EnvironmentNotFound, FlyteJupyterError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,19 @@ class Environment:
         return bool(getattr(self.engine, "ranks", False))
 
     def spec(self, secrets: Mapping[str, str]) -> ClusterSpec:
-        """Describe the cluster, with the environment's variables and `secrets` in each process."""
-        spec = self.engine.describe(self.config, self.declared.resources)
+        """Describe the cluster, with the environment's variables and `secrets` in each process.
+
+        Raises
+        ------
+        EngineError
+            The plugin config asks for something impossible, or for nothing that can be understood.
+        """
+        try:
+            spec = self.engine.describe(self.config, self.declared.resources)
+        except FlyteJupyterError:
+            raise
+        except Exception as error:
+            raise self._unreadable(error) from error
         return replace(spec, env={**spec.env, **(self.declared.env_vars or {}), **secrets})
 
     def declaration(self) -> bytes:
@@ -84,14 +97,31 @@ class Environment:
         if any(secret.mount for secret in self.secrets()):
             reasons["secrets.mount"] = "use as_env_var: nothing is mounted on this machine"
         reasons |= _not_honoured_of_cache(declared.cache)
-        for field, reason in self.engine.ignored(self.config).items():
+        for field, reason in self._asked(self.engine.ignored).items():
             reasons[f"plugin_config.{field}"] = reason
         return reasons
 
     def remarks(self) -> list[str]:
         """Return what is to be known of the plugin config although it is honoured."""
         remarks = getattr(self.engine, "remarks", None)
-        return list(remarks(self.config)) if remarks else []
+        return list(self._asked(remarks)) if remarks else []
+
+    def _asked(self, about: Callable[[Any], _T]) -> _T:
+        """Ask the engine something about the config, which nobody may have looked at yet."""
+        try:
+            return about(self.config)
+        except FlyteJupyterError:
+            raise
+        except Exception as error:
+            self.spec({})  # says better what is wrong with it, if it knows
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"the {self.engine.name} engine cannot read the plugin_config of {self.name}",
+            seen=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            fix="Look at the types of its fields.",
+        )
 
     def secrets(self) -> list[Any]:
         """Return the secrets that it declares, as `flyte.Secret` objects."""

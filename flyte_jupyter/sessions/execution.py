@@ -132,8 +132,8 @@ class Execution:
                     gone = isinstance(error, ClusterLost)
                     if not left or gone or self._timed_out or self._interrupted:
                         raise
-                    note = f"{self.run.id} failed; {left} more attempts.\n"
-                    self._sink.stream("stderr", note)
+                    more = "1 more attempt" if left == 1 else f"{left} more attempts"
+                    self._sink.stream("stderr", f"{self.run.id} failed; {more}.\n")
                 else:
                     return
                 finally:

@@ -142,7 +142,7 @@ class Provisioner:
         Raises
         ------
         ClusterError
-            The engine cannot be scaled, or there is no cluster.
+            The engine cannot be scaled, or not to that number, or there is no cluster.
         """
         role = await cluster.scale(replicas, group)
         with contextlib.suppress(TimeoutError):
@@ -163,10 +163,10 @@ def _asked(environment: Environment) -> ClusterSpec:
 async def _rescale(cluster: Cluster, environment: Environment, asked: ClusterSpec) -> Cluster:
     """Give a cluster as many members as are asked for now, unless it was asked for as many."""
     if asked != cluster.spec:
+        cluster.spec = asked  # its bounds are those that hold from now on
         for role in asked.roles:
             if role.scalable:
                 await cluster.scale(role.replicas, role.name)
-        cluster.spec = asked
     cluster.environment = environment
     return cluster
 
@@ -179,4 +179,4 @@ def _without_number(role: Role) -> Role:
     if not role.scalable:
         return role
     args = {name: value for name, value in role.args.items() if name not in role.shares}
-    return replace(role, replicas=0, args=args)
+    return replace(role, replicas=0, args=args, least=None, most=None, bounds="")

@@ -79,9 +79,16 @@ class Session:
         self.report(line)
 
     def declare(self, environment: Any) -> Environment:
-        """Add an environment that no variable holds."""
+        """Add an environment that no variable holds.
+
+        Raises
+        ------
+        EngineError
+            No engine runs what it asks for; it is not added then.
+        """
+        found = self.environment(environment)
         self.declared[environment.name] = environment
-        return self.environment(environment)
+        return found
 
     def _name_ignored(self, environment: Environment) -> None:
         for field, reason in environment.not_honoured().items():
@@ -161,6 +168,8 @@ class Session:
     def scale(self, name: Any, replicas: int, *, group: str = "", wait: float = 30.0) -> Cluster:
         """Change the number of workers of a running cluster.
 
+        It is brought in line with what its environment declares now before.
+
         Parameters
         ----------
         name
@@ -175,9 +184,11 @@ class Session:
         Raises
         ------
         ClusterError
-            It has none, or its engine cannot be scaled.
+            It has none, or its engine cannot be scaled, or not to that number.
         """
         cluster = self.cluster(name)
+        if cluster.running:
+            cluster = self.up(name)
         self._loop.run(self._clusters.scale(cluster, replicas, wait, group))
         return cluster
 

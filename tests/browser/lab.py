@@ -127,6 +127,12 @@ class Page:
             lambda: next(iter(self.driver.find_elements(By.CSS_SELECTOR, selector)), None), selector
         )
 
+    def find_link(self, text: str) -> WebElement:
+        """Wait for a link by its words."""
+        return await_value(
+            lambda: next(iter(self.driver.find_elements(By.LINK_TEXT, text)), None), repr(text)
+        )
+
     def await_text(self, text: str) -> None:
         """Wait until the notebook shows a text."""
         await_value(lambda: text in self.find(".jp-Notebook").text, repr(text))

@@ -33,6 +33,25 @@ display(slider, shown)""",
 )
 
 
+RAY = (
+    """%load_ext flyte_jupyter
+import flyte
+from flyteplugins.ray import HeadNodeConfig, RayJobConfig
+head = HeadNodeConfig(ray_start_params={"num-cpus": "1"})
+env = flyte.TaskEnvironment(
+    name="env", plugin_config=RayJobConfig(worker_node_config=[], head_node_config=head))""",
+    "%flyte up env",
+)
+SPARK = (
+    """%load_ext flyte_jupyter
+import flyte
+from flyteplugins.spark import Spark
+env = flyte.TaskEnvironment(name="env", plugin_config=Spark(spark_conf={
+    "spark.executor.instances": "1", "spark.executor.memory": "512m"}))""",
+    "%flyte up env",
+)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A page whose cells have run."""
@@ -75,3 +94,23 @@ def test_the_dashboard_opens_through_the_notebook_server_with_all_its_parts(page
     finally:
         page.driver.close()
         page.driver.switch_to.window(here)
+
+
+@pytest.mark.parametrize(
+    ("cells", "link", "text"),
+    [(RAY, "Ray dashboard", "Overview"), (SPARK, "Spark jobs", "Scheduling Mode")],
+    ids=["ray", "spark"],
+)
+def test_the_dashboards_of_other_engines_open_too(tmp_path, cells, link, text):
+    lab.write_notebook(tmp_path / "pages.ipynb", *cells)
+    with lab.lab_server(tmp_path) as url:
+        page = lab.Page(url, "pages.ipynb")
+        try:
+            page.run(len(cells))
+            address = page.find_link(link).get_attribute("href")
+            assert "/proxy/" in address
+            page.driver.get(address)
+            body = "return document.body.innerText"
+            lab.await_value(lambda: text in page.driver.execute_script(body), f"{text!r} in {link}")
+        finally:
+            page.close()

@@ -86,7 +86,7 @@ def test_a_failure_is_tried_again(plain, tmp_path):
     """
     cell = plain.task(body, "-o tries --retries 3 --name again")
     assert plain.value("tries") == 3
-    assert cell.stderr.count("more attempts") == 2
+    assert cell.stderr.count("more attempt") == 2
 
 
 def test_the_last_failure_is_the_error(plain, tmp_path):

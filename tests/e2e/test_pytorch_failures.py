@@ -223,6 +223,20 @@ def test_a_rank_killed_on_one_node_restarts_those_of_the_other(elastic):
     assert elastic.value("total") == 2.0
 
 
+def test_ranks_of_two_nodes_that_die_at_once_are_restarted_together(elastic):
+    error = elastic.fail(task(f"{GROUP}dist.barrier()\nimport os\nos._exit(3)"))
+    assert error.name == "ClusterError"
+    assert "3 restarts did not help" in error.value
+
+
+def test_nodes_whose_agents_always_die_end_the_task(elastic):
+    body = "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)"
+    error = elastic.fail(task(body))
+    assert error.name == "ClusterError"
+    assert "4 nodes were lost" in error.value
+    assert all_reduce(elastic) == [3.0, 3.0]
+
+
 def test_a_range_goes_on_with_the_nodes_that_are_left(elastic):
     body = f"""{GROUP}
 print("in", dist.get_world_size())

@@ -10,6 +10,8 @@ import sys
 import psutil
 import pytest
 
+from flyte_jupyter.backends.local import cluster_operator
+from tests import leaks
 from tests.notebook import Notebook, notebook, task
 
 pytest.importorskip("ray")
@@ -35,8 +37,6 @@ def ray_book(tmp_path_factory) -> Notebook:
 
 def processes(book):
     """Return everything of the notebook's clusters."""
-    from tests import leaks
-
     return [process for process, _ in leaks.marked(book.pid)]
 
 
@@ -174,21 +174,32 @@ def test_a_group_is_scaled_by_its_name_and_keeps_the_other(ray_book):
 
 def test_a_task_on_a_node_that_leaves_ends_there(ray_book, tmp_path):
     ray_book.run("%flyte scale env 2 --group small", timeout=120)
-    runs = tmp_path / "runs"
+    runs, gate = tmp_path / "runs", tmp_path / "gate"
     body = f"""
     import os, ray, time
     @ray.remote(max_retries=0)
     def slow():
         with open({str(runs)!r}, "a") as file:
             print(ray.get_runtime_context().get_node_id(), file=file)
-        time.sleep(4)
+        while not os.path.exists({str(gate)!r}):
+            time.sleep(0.05)
         return 1
-    total = sum(ray.get([slow.options(scheduling_strategy="SPREAD").remote() for _ in range(3)]))
+    ones = [slow.options(scheduling_strategy="SPREAD").remote() for _ in range(3)]
+    while not ray._private.state.state.get_draining_nodes():
+        time.sleep(0.05)
+    print("draining")
+    total = sum(ray.get(ones))
     """
-    ray_book.run(task(body, "-o total --bg work"))
+    cell = ray_book.submit(task(body, "-o total --bg work"))
     ray_book.until(lambda: runs.exists() and len(runs.read_text().split()) == 3)
     assert len(set(runs.read_text().split())) == 3
-    ray_book.run("%flyte scale env 1 --group small")
+    scaling = ray_book.submit("%flyte scale env 1 --group small")
+    ray_book.until_printed(cell, "draining")
+    # By then one is ended that has not been waited for.
+    gone = leaks.until(lambda: len(ray_book.processes("small")) < 2, cluster_operator._LEAVING + 1)
+    assert not gone, "it has a task"
+    gate.touch()
+    ray_book.wait(scaling)
     assert ray_book.run("work.result()").result == "3"
     alive = RAY + "sum(n['Alive'] for n in ray.nodes())"
     ray_book.until(lambda: ray_book.task(alive).result == "3")

@@ -45,6 +45,16 @@ def test_an_option_that_the_jvm_rejects_is_said_in_its_words(book):
     book.run("%flyte down env")
 
 
+def test_an_option_that_only_executors_reject_is_said_in_their_words(book):
+    conf = "{**CONF, 'spark.executor.extraJavaOptions': '-XX:MaxHeapSize=nonsense'}"
+    said = refused(book, conf)
+    assert "Spark's executors end before they have begun" in said
+    assert "Invalid maximum heap size: -XX:MaxHeapSize=nonsense" in said
+    assert book.task("1 + 1").result == "2", "which needs no executor"
+    assert book.fail(task("spark.range(1).toPandas()"), PATIENCE).value == said, "it stays so"
+    book.run("%flyte down env")
+
+
 def test_what_cannot_be_is_refused_before_anything_starts(book):
     for conf, words in (
         ("{'spark.executor.instances': '0'}", "whole number of at least 1"),

@@ -91,6 +91,45 @@ def test_rays_own_cloudpickle_has_a_registry_to_share():
         assert isinstance(module._PICKLE_BY_VALUE_MODULES, set)
 
 
+def test_a_dashboard_without_statistics_reports_that_only_of_other_clusters():
+    from ray._private.node import Node
+    from ray.dashboard.modules.usage_stats.usage_stats_head import UsageStatsHead
+
+    assert "ray_init_cluster" in inspect.signature(Node.__init__).parameters
+    source = inspect.getsource(UsageStatsHead._report_disabled_usage_sync)
+    asked = "if ray_usage_lib.is_ray_init_cluster(self.gcs_client):\n                return\n"
+    assert source.index(asked) < source.index("report_usage_data")
+
+
+@pytest.mark.parametrize(
+    ("variable", "file", "enabled"),
+    [
+        (None, None, False),
+        (None, "not JSON", False),
+        (None, '{"usage_stats": false}', False),
+        (None, '{"usage_stats": true}', True),
+        ("1", None, True),
+        ("1", '{"usage_stats": false}', True),
+        ("0", '{"usage_stats": true}', False),
+    ],
+)
+def test_statistics_are_off_unless_the_user_turns_them_on(
+    tmp_path, monkeypatch, variable, file, enabled
+):
+    from ray._common.usage import usage_lib
+
+    from flyte_jupyter.engines.ray import private
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", variable or "0")
+    if variable is None:
+        monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
+    monkeypatch.setenv("RAY_USAGE_STATS_CONFIG_PATH", str(tmp_path / "config.json"))
+    if file is not None:
+        (tmp_path / "config.json").write_text(file)
+    private.leave_statistics_off()
+    assert usage_lib.usage_stats_enabled() is enabled
+
+
 def test_importing_ray_starts_no_thread():
     code = "import os\nimport flyte_jupyter.engines.ray.processes\n"
     code += "print(len(os.listdir('/proc/self/task')))"

@@ -122,7 +122,7 @@ def test_what_a_local_cluster_cannot_have_is_named():
         executor_pod=flyte.PodTemplate(),
     )
     assert set(ENGINE.ignored(config)) == {
-        "spark_conf['spark.kubernetes.authenticate.driver.serviceAccountName and 1 more']",
+        "spark_conf['spark.kubernetes.*']",
         "spark_conf['spark.ui.port']",
         "applications_path",
         "driver_pod",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+
+import flyte
 import pytest
 
 from flyte_jupyter.errors import FlyteJupyterError
@@ -85,7 +88,6 @@ LINES = {
 def _variables(shell):
     import threading
 
-    import flyte
     from flyteplugins.dask import Dask, WorkerGroup
 
     class Odd:
@@ -161,15 +163,54 @@ def test_a_syntax_error_can_be_caught(idle):
         idle.run_cell_magic("flyte_task", "env", "x = = 1")
 
 
-def test_dask_that_is_not_installed_is_named_with_the_command(idle, monkeypatch):
-    import importlib.util
+def declared(engine: str) -> flyte.TaskEnvironment:
+    """Return an environment of an engine, as a notebook declares it."""
+    plugin = pytest.importorskip(f"flyteplugins.{engine}")
+    config = {
+        "dask": lambda: plugin.Dask(workers=plugin.WorkerGroup(number_of_workers=1)),
+        "ray": lambda: plugin.RayJobConfig(worker_node_config=[]),
+        "spark": lambda: plugin.Spark(spark_conf={}),
+        "pytorch": lambda: plugin.Elastic(nnodes=1, nproc_per_node=1),
+    }[engine]
+    return flyte.TaskEnvironment(name="missing-env", plugin_config=config())
 
-    found = importlib.util.find_spec
+
+def type_in(shell, line: str) -> None:
+    """Run one of the magics; below that of a cell there is one."""
+    magic, _, rest = line.partition(" ")
+    if magic == "%%flyte_task":
+        shell.run_cell_magic("flyte_task", rest, "1")
+    else:
+        shell.run_line_magic("flyte", rest)
+
+
+@pytest.mark.parametrize(
+    "line", ["%flyte env e --plugin {}", "%flyte up missing_env", "%%flyte_task missing_env"]
+)
+@pytest.mark.parametrize(
+    ("engine", "module"),
+    [
+        ("dask", "distributed"),
+        ("dask", "flyteplugins.dask"),
+        ("ray", "ray"),
+        ("ray", "flyteplugins.ray"),
+        ("spark", "pyspark"),
+        ("spark", "flyteplugins.spark"),
+        ("pytorch", "torch"),
+        ("pytorch", "flyteplugins.pytorch"),
+    ],
+)
+def test_what_an_engine_lacks_is_named_with_the_command(idle, monkeypatch, engine, module, line):
+    find = importlib.util.find_spec
+    idle.user_ns["missing_env"] = declared(engine)
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "distributed" else found(name)
+        importlib.util, "find_spec", lambda name, *a: None if name == module else find(name, *a)
     )
-    with pytest.raises(FlyteJupyterError, match=r"%pip install 'flyte-jupyter\[dask\]'"):
-        idle.run_cell_magic("flyte_task", "dask_env", "1")
+    with pytest.raises(FlyteJupyterError) as caught:
+        type_in(idle, line.format(engine))
+    _check(str(caught.value), f"engine is not installed: no module named {module!r}. Type: %pip")
+    assert f"'flyte-jupyter[{engine}]'" in str(caught.value)
+    assert "e" not in idle._flyte_jupyter.session.declared
 
 
 def test_a_cell_of_blank_lines_takes_nothing_along(idle):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 
+from flyte_jupyter.engines.options import is_installed, options_of
+from flyte_jupyter.engines.registry import engines
 from flyte_jupyter.magics.verbs import VERBS
 
 NAMES = {"env", "up", "down", "scale", "restart", "status", "logs", "runs", "dashboard", "doctor"}
@@ -41,11 +46,36 @@ def test_the_cell_magic_explains_itself(idle, capsys):
     shown = capsys.readouterr().out
     for option in (
         "ENV", "--inputs", "--outputs", "--refs", "--bg", "--timeout", "--retries", "--name",
-        "--capture",
+        "--ranks", "--capture",
     ):  # fmt: skip
         assert option in shown
     assert "%flyte runs" in shown
     assert "%%flyte runs" not in shown
+
+
+def test_the_engines_and_their_options_are_in_the_help_of_env(idle, capsys):
+    idle.run_line_magic("flyte", "env --help")
+    lines = capsys.readouterr().out.splitlines()
+    for name, engine in engines().items():
+        if not is_installed(engine):
+            continue
+        options = [
+            f"    --{option:<14} {about.help}" for option, about in options_of(engine).items()
+        ]
+        start = lines.index(f"  {name}" if options else f"  {name} takes nothing")
+        assert lines[start + 1 : start + 1 + len(options)] == options
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_an_engine_that_is_not_installed_is_in_the_help_with_the_command(idle, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    plugin = "flyteplugins.dask"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == plugin else find(n))
+    monkeypatch.delitem(sys.modules, plugin, raising=False)
+    idle.run_line_magic("flyte", "env --help")
+    shown = capsys.readouterr().out
+    assert "dask is not installed, type: %pip install 'flyte-jupyter[dask]'" in shown
+    assert "threads of each" not in shown
 
 
 def test_verbs_that_need_nothing_work_on_nothing(idle):

@@ -96,3 +96,15 @@ def test_the_processes_get_the_variables_and_secrets():
     declared = flyte.TaskEnvironment(name="e", env_vars={"A": "1", "B": "1"})
     spec = Environment.of(declared).spec({"B": "secret"})
     assert spec.env == {"A": "1", "B": "secret"}
+
+
+def test_settings_of_spark_for_elsewhere_are_named_one_by_one_or_as_a_kind():
+    spark = pytest.importorskip("flyteplugins.spark")
+
+    def named(**settings):
+        conf = {f"spark.kubernetes.{key}": value for key, value in settings.items()}
+        declared = flyte.TaskEnvironment(name="e", plugin_config=spark.Spark(spark_conf=conf))
+        return list(Environment.of(declared).not_honoured())
+
+    assert named(namespace="x") == ["plugin_config.spark_conf['spark.kubernetes.namespace']"]
+    assert named(namespace="x", a="y") == ["plugin_config.spark_conf['spark.kubernetes.*']"]

@@ -154,7 +154,7 @@ def test_a_failed_run_is_tried_again(session, tmp_path, sink):
     again = session.submit("plain", CellTask(code, values={"where": where}, retries=2), sink=sink)
     session.wait(again)
     assert again.attempts == 3
-    assert "failed; 1 more attempts" in sink.text
+    assert "failed; 1 more attempt." in sink.text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import secrets
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 from flyte_jupyter.driver import wire
 from flyte_jupyter.engines.engine import ClusterSpec
 from flyte_jupyter.errors import ClusterError
+from flyte_jupyter.platforms import require_platform
 
 
 @dataclasses.dataclass
@@ -58,12 +58,7 @@ class LocalBackend:
     """
 
     def __init__(self, listener: Listener, method: str = "auto", preload: Sequence[str] = ()):
-        if sys.platform == "win32":
-            raise ClusterError(
-                "clusters on this machine need Linux or macOS",
-                seen="Windows has neither Unix sockets for Jupyter channels nor fork",
-                fix="Run Jupyter inside WSL 2.",
-            )
+        require_platform()
         self._listener = listener
         self._method = platform_method(method)
         self._preload = list(preload)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
-from flyte_jupyter.engines.quantities import beyond_machine, cores, memory_bytes
+from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
+from flyte_jupyter.engines.quantities import beyond_machine, cores, machine_cpus, memory_bytes
 from flyte_jupyter.engines.requirements import require
 from flyte_jupyter.errors import EngineError, UsageError
 
@@ -23,6 +23,11 @@ class DaskEngine:
     config_type: ClassVar[str] = "flyteplugins.dask.Dask"
     preload: ClassVar[tuple[str, ...]] = (_PROCESSES,)
     driver_preload: ClassVar[tuple[str, ...]] = ("flyteplugins.dask",)
+    options: ClassVar[Mapping[str, Option]] = {
+        "workers": Option("how many workers; 1 by default"),
+        "worker-cpu": Option("threads of each, such as 2; by default they share the machine"),
+        "worker-memory": Option("memory of each, such as 4Gi"),
+    }
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what the cluster of a `flyteplugins.dask.Dask` config consists of.
@@ -41,7 +46,7 @@ class DaskEngine:
             )
         memory = memory_bytes(config.workers.resources)
         limits = {
-            "threads": cores(config.workers.resources) or max(1, (os.cpu_count() or 1) // count),
+            "threads": cores(config.workers.resources) or max(1, machine_cpus() // count),
             "memory": memory,
             # Only what matters: a description that differs in it cannot be had by scaling.
             "share": 1 if memory else count,
@@ -73,7 +78,7 @@ class DaskEngine:
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build a `Dask` config from ``--workers``, ``--worker-cpu`` and ``--worker-memory``."""
         require("Dask", "dask", "distributed", "cryptography", "flyteplugins.dask")
-        unknown = set(options) - {"workers", "worker-cpu", "worker-memory"}
+        unknown = set(options) - set(self.options)
         if unknown:
             raise UsageError(
                 f"Dask has no option --{min(unknown)}",

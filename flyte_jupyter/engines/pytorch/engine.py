@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
+from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
+from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.engines.requirements import require
 from flyte_jupyter.errors import EngineError, UsageError
 
@@ -31,6 +31,12 @@ class PytorchEngine:
         f"{_PACKAGE}.node",
     )
     driver_preload: ClassVar[tuple[str, ...]] = (f"{_PACKAGE}.driving",)
+    options: ClassVar[Mapping[str, Option]] = {
+        "nproc": Option("ranks of each node; 1 by default"),
+        "nnodes": Option("nodes, or a range such as 1:2; 1 by default"),
+        "workers": Option("the same as --nnodes"),
+        "max-restarts": Option("how often ranks start again after one was killed; 3 by default"),
+    }
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what the cluster of a `flyteplugins.pytorch.Elastic` config consists of.
@@ -44,7 +50,17 @@ class PytorchEngine:
         _check(config, most)
         return ClusterSpec(
             engine=self.name,
-            roles=(Role("node", f"{_PACKAGE}.node:run_node", most, scalable=least != most),),
+            roles=(
+                Role(
+                    "node",
+                    f"{_PACKAGE}.node:run_node",
+                    replicas=most,
+                    scalable=least != most,
+                    least=least,
+                    most=most,
+                    bounds='nnodes="{least}:{most}"',
+                ),
+            ),
             preload=self.preload,
             driver_preload=self.driver_preload,
             connect=f"{_PACKAGE}.driving:connect",
@@ -54,8 +70,7 @@ class PytorchEngine:
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build an `Elastic` config from ``--nnodes``, ``--nproc`` and ``--max-restarts``."""
         require("PyTorch", "pytorch", "torch", "flyteplugins.pytorch")
-        known = {"nnodes", "workers", "nproc", "max-restarts"}
-        if unknown := set(options) - known:
+        if unknown := set(options) - set(self.options):
             raise UsageError(
                 f"PyTorch has no option --{min(unknown)}",
                 fix="It takes --nproc (ranks a node), --nnodes and --max-restarts.",
@@ -146,7 +161,7 @@ def _check(config: Any, most: int) -> None:
     if config.nproc_per_node * most > _MOST_RANKS:
         raise EngineError(
             f"one machine is asked for {config.nproc_per_node * most} ranks",
-            seen=f"it has {os.cpu_count()} CPUs",
+            seen=f"it has {machine_cpus()} CPUs",
             fix=f"At most {_MOST_RANKS} can be asked for.",
         )
     deadline = getattr(config.run_policy, "active_deadline_seconds", None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import pickle
 import secrets
 import signal
@@ -25,6 +24,7 @@ from flyte_jupyter.engines.pytorch.failures import crashed, note_of_restart
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, SAY, FrameSocket
 from flyte_jupyter.engines.pytorch.links import NodeLink, RankLink
 from flyte_jupyter.engines.pytorch.screen import Screen, shown_ranks
+from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.errors import ClusterError, TaskTimeout
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _LAST_WORDS = 1.0
 """Seconds that ranks have, after an interrupt, once the first of them has ended."""
 _IGNORED = 5.0
 """Seconds after which ranks that all ignore an interrupt are ended."""
+_LOSSES = 3
+"""Nodes that may be lost in one task, unless `max_restarts` is more; torch itself has no limit."""
 _FAREWELL = 5.0
 """Seconds that agents have to end after their ranks were let go."""
 
@@ -62,7 +64,8 @@ class Group:
         self._ranks: list[RankLink] = []
         self._regrouping = True
         self._interrupted = False
-        self._restarts = 0
+        self._restarts = self._lost = 0
+        self._restarting: set[int] = set()
         world = self._most * self._config.nproc_per_node
         shown = shown_ranks(job.request["ranks"], world)
         self._screen = Screen(job.write, shown, job.member.folder / "logs")
@@ -102,7 +105,7 @@ class Group:
             self._screen.finish()
 
     def _warn(self) -> None:
-        ranks, cpus = self._most * self._config.nproc_per_node, os.cpu_count() or 1
+        ranks, cpus = self._most * self._config.nproc_per_node, machine_cpus()
         if ranks > cpus and not self._driver.warned:
             self._driver.warned = True
             have = "1 CPU" if cpus == 1 else f"{cpus} CPUs"
@@ -135,8 +138,12 @@ class Group:
             return
         for rank in self._ranks:
             rank.old = rank.old or rank.node == node.index
-        self._regrouping = True
-        if said["failures"]:
+        if not self._regrouping or node.index in self._restarting:
+            self._restarting.clear()
+        # Ranks of several nodes that go at once are restarted once.
+        alone, self._regrouping = not self._restarting, True
+        self._restarting.add(node.index)
+        if said["failures"] and alone:
             self._restarts += 1
             of = self._config.max_restarts
             self.job.write("stderr", note_of_restart(said["failures"], self._restarts, of))
@@ -159,6 +166,10 @@ class Group:
         left = len(self._nodes) - 1
         if self._interrupted or self._least == self._most or left < self._least:
             self._raise(ClusterError(f"node {node.index} was lost", seen=why))
+            return
+        self._lost += 1
+        if self._lost > max(_LOSSES, self._config.max_restarts):
+            self._raise(ClusterError(f"{self._lost} nodes were lost, one after the other", seen=why))
             return
         self._restarts += 1
         nodes = "1 node" if left == 1 else f"{left} nodes"

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
-from flyte_jupyter.engines.quantities import cores, memory_bytes
+from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
+from flyte_jupyter.engines.quantities import cores, machine_cpus, memory_bytes
 from flyte_jupyter.engines.ray import groups
 from flyte_jupyter.engines.ray.groups import HEAD, Resources
 from flyte_jupyter.engines.requirements import require
@@ -37,6 +36,14 @@ class RayEngine:
     config_type: ClassVar[str] = "flyteplugins.ray.RayJobConfig"
     preload: ClassVar[tuple[str, ...]] = (_PROCESSES,)
     driver_preload: ClassVar[tuple[str, ...]] = (_DRIVER, "flyteplugins.ray")
+    options: ClassVar[Mapping[str, Option]] = {
+        "workers": Option("how many workers; 1 by default"),
+        "worker-cpu": Option("CPUs of each, such as 2; by default they share the machine"),
+        "worker-memory": Option("memory of each, such as 4Gi"),
+        "worker-gpu": Option("GPUs of each"),
+        "group": Option("name of the worker group; `workers` by default"),
+        "address": Option("a running cluster to use instead, such as host:6379"),
+    }
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what the cluster of a `flyteplugins.ray.RayJobConfig` consists of.
@@ -72,11 +79,10 @@ class RayEngine:
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build a `RayJobConfig` from ``--workers``, ``--worker-cpu`` and the like."""
         _require_ray()
-        known = {"workers", "worker-cpu", "worker-memory", "worker-gpu", "group", "address"}
-        if unknown := set(options) - known:
+        if unknown := set(options) - set(self.options):
             raise UsageError(
                 f"Ray has no option --{min(unknown)}",
-                fix=f"It takes {', '.join(f'--{name}' for name in sorted(known))}.",
+                fix=f"It takes {', '.join(f'--{name}' for name in sorted(self.options))}.",
             )
         count = options.get("workers", "1")
         if not count.isdecimal() or int(count) < 1:
@@ -151,7 +157,7 @@ def _roles(config: Any) -> list[Role]:
     head = Resources()
     if config.head_node_config is not None:
         head = groups.read_resources(config.head_node_config, "head_node_config")
-    machine = os.cpu_count() or 1
+    machine = machine_cpus()
     alone = 0 if workers else machine
     roles = [
         Role(
@@ -172,9 +178,17 @@ def _roles(config: Any) -> list[Role]:
                 after=(HEAD,),
                 scalable=True,
                 shares=_SHARES if asked.cpus is None else _SHARES[1:],
+                least=group.min_replicas,
+                most=group.max_replicas,
+                bounds=_bounds(group),
             )
         )
     return roles
+
+
+def _bounds(group: Any) -> str:
+    fields = {"least": "min_replicas", "most": "max_replicas"}
+    return ", ".join(f"{f}={{{end}}}" for end, f in fields.items() if getattr(group, f) is not None)
 
 
 def _args(asked: Resources, cpus: int, nodes: int) -> dict[str, Any]:

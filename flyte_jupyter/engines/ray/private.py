@@ -16,6 +16,7 @@ ports, and starts a dozen processes. This uses what that command line itself and
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -48,7 +49,7 @@ def use_token(token: str) -> None:
     """Have this process and those that it starts take part in a cluster with that token."""
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = token
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    leave_statistics_off()
     # Workers write their title over their environment, by which they are known as the cluster's.
     os.environ["SPT_NOENV"] = "1"
     # What Ray waits for it looks for an interrupt so often, in milliseconds.
@@ -56,6 +57,20 @@ def use_token(token: str) -> None:
     use_loopback()
     # Ray has read its variables when it was imported, which was before there was a token.
     ray._raylet.Config.initialize("")
+
+
+def leave_statistics_off() -> None:
+    """Have Ray report nothing, unless the user has said so: by its variable, or once and for all.
+
+    ``ray enable-usage-stats`` writes the latter to a file, before which a variable would go.
+    """
+    path = os.environ.get("RAY_USAGE_STATS_CONFIG_PATH", "~/.ray/config.json")
+    try:
+        wanted = json.loads(Path(path).expanduser().read_text()).get("usage_stats") is True
+    except (OSError, ValueError, AttributeError):  # none, or none that Ray would read
+        wanted = False
+    if not wanted:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def use_loopback() -> None:
@@ -158,7 +173,14 @@ def start_node(folder: Path, name: str, options: Mapping[str, Any], gcs: str = "
         log_to_stderr=True,
         **options,
     )
-    return LocalNode(params, head=not gcs, shutdown_at_exit=False, spawn_reaper=True)
+    return LocalNode(
+        params,
+        head=not gcs,
+        shutdown_at_exit=False,
+        spawn_reaper=True,
+        # Of others the dashboard reports, where statistics are off, that they are.
+        ray_init_cluster=not gcs,
+    )
 
 
 def drain(gcs: str, node: str, seconds: float) -> None:

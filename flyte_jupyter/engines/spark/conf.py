@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.errors import EngineError
 
 EXECUTORS = 2
@@ -92,7 +92,7 @@ def read(conf: Mapping[str, str]) -> Shape:
     beside += _size(conf, "spark.memory.offHeap.size", "b")
     driver = _size(conf, "spark.driver.memory") or 1024
     _check_memory(executors, heap, driver)
-    share = max(1, (os.cpu_count() or 1) // executors)
+    share = max(1, machine_cpus() // executors)
     return Shape(executors, cores or share, not cores, heap, heap + beside)
 
 
@@ -108,20 +108,22 @@ def driver_cores(conf: Mapping[str, str]) -> int:
 
 def given(shape: Shape) -> str:
     """Say what executors get that ask for more cores than there are; empty if they do not."""
-    machine = os.cpu_count() or 1
+    machine = machine_cpus()
     if shape.shared or shape.executors * shape.cores <= machine:
         return ""
-    asked = f"{shape.executors} executors run {shape.cores} tasks each at a time"
-    return f"{asked}, and share this machine's {machine} cores"
+    tasks = "1 task" if shape.cores == 1 else f"{shape.cores} tasks"
+    there = f"this machine's {'1 core' if machine == 1 else f'{machine} cores'}"
+    if shape.executors == 1:
+        return f"1 executor runs {tasks} at a time, and has {there}"
+    return f"{shape.executors} executors run {tasks} each at a time, and share {there}"
 
 
 def ignored(conf: Mapping[str, str]) -> dict[str, str]:
-    """Return the keys that mean nothing here, with the reason."""
+    """Return the keys that mean nothing here, with the reason; several of a kind as ``kind.*``."""
     reasons = {key: _HERE[key] for key in conf if key in _HERE}
     for prefix, reason in _OTHERS.items():
         if found := sorted(key for key in conf if str(key).startswith(prefix)):
-            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            reasons[found[0] + others] = reason
+            reasons[found[0] if len(found) == 1 else f"{prefix}*"] = reason
     return reasons
 
 

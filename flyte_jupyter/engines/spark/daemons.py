@@ -20,6 +20,7 @@ from typing import Any
 from flyte_jupyter.engines.engine import Member
 from flyte_jupyter.engines.spark import java, layout, retiring, trampoline
 from flyte_jupyter.engines.spark.pages import Pages
+from flyte_jupyter.engines.spark.refusals import Endings
 
 _MASTER = "org.apache.spark.deploy.master.Master"
 _WORKER = "org.apache.spark.deploy.worker.Worker"
@@ -58,8 +59,10 @@ def run_worker(member: Member) -> None:
     process = _start(member, _WORKER, *size, "--work-dir", str(folder), address)
     logs = ExecutorLogs(folder)
     threading.Thread(target=logs.follow, name="executors", daemon=True).start()
+    endings = Endings(member.folder, folder)
 
     def read(line: str) -> None:
+        endings.read(line)
         if "Successfully registered with master" in line:
             member.ready(name=f"{member.role}-{member.index}", jvm=process.pid)
 

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
+from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
 from flyte_jupyter.engines.requirements import require
 from flyte_jupyter.engines.spark import conf, java
 from flyte_jupyter.errors import EngineError, UsageError
@@ -30,6 +30,12 @@ class SparkEngine:
     config_type: ClassVar[str] = "flyteplugins.spark.Spark"
     preload: ClassVar[tuple[str, ...]] = (_DAEMONS,)
     driver_preload: ClassVar[tuple[str, ...]] = ("flyteplugins.spark", _DRIVER)
+    options: ClassVar[Mapping[str, Option]] = {
+        "workers": Option("how many executors; 2 by default"),
+        "worker-cpu": Option("tasks at a time of each; by default they share the machine"),
+        "worker-memory": Option("heap of each, such as 2g"),
+        "conf": Option("any setting, as spark.sql.shuffle.partitions=8", repeatable=True),
+    }
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what the cluster of a `flyteplugins.spark.Spark` config consists of.
@@ -77,7 +83,7 @@ class SparkEngine:
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build a `Spark` config from ``--workers``, ``--worker-cpu``, ``--conf`` and the like."""
         _require_pyspark()
-        unknown = set(options) - {*_OPTIONS, "conf"}
+        unknown = set(options) - set(self.options)
         if unknown:
             raise UsageError(
                 f"Spark has no option --{min(unknown)}",

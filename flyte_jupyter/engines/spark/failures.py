@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from flyte_jupyter.errors import ClusterError, RemoteError
@@ -34,6 +35,23 @@ def refused(error: BaseException) -> ClusterError:
         seen=reason(error),
         fix="If a key of spark_conf is to blame, declare the environment without it.",
     )
+
+
+def no_executors(said: str) -> ClusterError:
+    """Say in one line that an application gets no executors, and why."""
+    return ClusterError(
+        "Spark's executors end before they have begun",
+        seen=said,
+        fix="If a key of spark_conf is to blame, declare the environment without it. "
+        "See %flyte logs ENV worker-0.",
+    )
+
+
+def telling(lines: Sequence[str]) -> str:
+    """Return the line in which a JVM that did not start says why; empty if it said nothing."""
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in said if "rror" in line or "xception" in line or "nvalid" in line]
+    return (errors or said or [""])[0]
 
 
 def message(error: Any) -> str:

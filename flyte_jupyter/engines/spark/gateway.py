@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flyte_jupyter.engines.engine import Member
-from flyte_jupyter.engines.spark import java, layout, retiring, trampoline
+from flyte_jupyter.engines.spark import failures, java, layout, retiring, trampoline
 from flyte_jupyter.errors import EngineError
 
 _APP = "FlyteSpark"
@@ -134,9 +134,7 @@ class Gateway:
         with self._log.open("rb") as log:
             log.seek(self._begin)
             lines = log.read()[-_LAST_WORDS:].decode(errors="replace").splitlines()
-        said = [line.strip() for line in lines if line.strip()]
-        errors = [line for line in said if "rror" in line or "xception" in line or "nvalid" in line]
-        return (errors or said or [f"exit code {self.process.returncode}"])[0]
+        return failures.telling(lines) or f"exit code {self.process.returncode}"
 
 
 def _extra(conf: Mapping[str, str]) -> list[str]:

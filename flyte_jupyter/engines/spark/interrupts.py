@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from py4j.clientserver import ClientServerConnection, JavaClient
+from py4j.protocol import is_error
 from pyspark import SparkContext
 
 from flyte_jupyter.driver import interrupts
@@ -56,13 +57,15 @@ class _Line:
         poll.poll()
 
 
-def make_clean(abandoned: Callable[[], None]) -> None:
+def make_clean(abandoned: Callable[[], None], cause: Callable[[], Exception | None]) -> None:
     """Have commands of Py4J's be interrupted as a whole or not at all; once in a process.
 
     Parameters
     ----------
     abandoned
         Called when a command was given up, before the interrupt is raised.
+    cause
+        Called when one has failed; returns what to raise instead of what the JVM says, if anything.
     """
     connect = ClientServerConnection.connect_to_java_server
     send = JavaClient.send_command
@@ -77,7 +80,10 @@ def make_clean(abandoned: Callable[[], None]) -> None:
     def send_command(self: Any, *args: Any, **kwargs: Any) -> Any:
         with interrupts.held():
             try:
-                return send(self, *args, **kwargs)
+                answer = send(self, *args, **kwargs)
+                if isinstance(answer, str) and is_error(answer)[0] and (error := cause()):
+                    raise error
+                return answer
             except _Abandoned:
                 _give_up(self)
                 abandoned()

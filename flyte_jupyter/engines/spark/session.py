@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import cloudpickle.cloudpickle
 import pyspark.cloudpickle.cloudpickle
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 from pyspark.sql.classic.dataframe import DataFrame
 
@@ -28,6 +29,7 @@ from flyte_jupyter.engines.spark import failures, interrupts
 from flyte_jupyter.engines.spark.gateway import Gateway
 from flyte_jupyter.engines.spark.pages import note_port
 from flyte_jupyter.engines.spark.progress import StageProgress
+from flyte_jupyter.engines.spark.refusals import Watch
 from flyte_jupyter.errors import CaptureError, FlyteJupyterError
 
 _APP = "FlyteSpark"
@@ -66,13 +68,15 @@ class Connection(Mapping[str, Any]):
         self._session: Any = None
         self._doubtful = self._clean = False
         self._progress: StageProgress | None = None
+        self._watch: Watch | None = None
+        self._refused: tuple[Any, str] = (None, "")
 
     def begin(self) -> None:
         """Wait for what has been started, and make the first session."""
         if self._jvm is None:
             os.environ["PYSPARK_PYTHON"] = self._member.args["python"] or sys.executable
             if not self._clean:
-                interrupts.make_clean(self._abandoned)
+                interrupts.make_clean(self._abandoned, self._cause)
                 self._clean = True
             self._jvm = self.gateway.join()
             # Whoever asks for a session, and however: this is the master that it gets.
@@ -85,6 +89,8 @@ class Connection(Mapping[str, Any]):
             failures.make_readable()
         self.session()
         shell = _shell()
+        if self._watch is None:
+            self._watch = Watch(self._member.folder, lambda: self.context, self._give_up)
         if shell is not None and self._progress is None:
             self._progress = StageProgress(lambda: self.context)
             shell.events.register("pre_run_cell", self._before_cell)
@@ -132,11 +138,12 @@ class Connection(Mapping[str, Any]):
         error = getattr(result, "error_in_exec", None)
         # Without a result it was cancelled while everything awaited something.
         interrupted = result is None or type(error).__name__ in _INTERRUPTS
-        self._doubtful = error is not None or interrupted
+        failed = error is not None or interrupted
+        self._doubtful = self._doubtful or failed
         if interrupted and (context := self.context):
             context.cancelAllJobs()
         if self._progress is not None:
-            self._progress.end(failed=self._doubtful)
+            self._progress.end(failed=failed)
 
     def _abandoned(self) -> None:
         """Cancel what a command has begun that nobody waits for, whatever the cell makes of it."""
@@ -146,6 +153,19 @@ class Connection(Mapping[str, Any]):
             if session := SparkSession._instantiatedSession:
                 # The JVM keeps it by thread, and the next command comes on another.
                 session._jvm.SparkSession.setActiveSession(session._jsparkSession)
+
+    def _give_up(self, context: Any, said: str) -> None:
+        """Stop an application that gets no executors; the next cell has another."""
+        self._refused = context, said
+        self._doubtful = True
+        context._jsc.sc().stop()
+
+    def _cause(self) -> Exception | None:
+        """Return why commands fail, where it is not what the JVM says."""
+        context, said = self._refused
+        if context is None or SparkContext._active_spark_context is not context:
+            return None
+        return failures.no_executors(said)
 
     def __getitem__(self, name: str) -> Any:
         if name != "spark":

@@ -169,7 +169,8 @@ class Group:
             return
         self._lost += 1
         if self._lost > max(_LOSSES, self._config.max_restarts):
-            self._raise(ClusterError(f"{self._lost} nodes were lost, one after the other", seen=why))
+            what = f"{self._lost} nodes were lost, one after the other"
+            self._raise(ClusterError(what, seen=why))
             return
         self._restarts += 1
         nodes = "1 node" if left == 1 else f"{left} nodes"

@@ -38,4 +38,6 @@ async def main(how):
 
 
 if __name__ == "__main__":
+    # Tests that run in the background of a shell inherit that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio.run(main(sys.argv[1]))

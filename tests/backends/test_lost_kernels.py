@@ -51,7 +51,7 @@ def test_a_killed_kernel_takes_its_cluster_along(kernel, number):
     process, about = kernel("plain")
     assert all(map(alive, about["pids"]))
     process.send_signal(number)
-    process.wait()
+    process.wait(30)
     gone(about["pids"])
     assert not Path(about["folder"]).exists()
 

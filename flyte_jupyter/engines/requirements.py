@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import importlib.util
+import re
 
 from flyte_jupyter.errors import EngineError
 
@@ -39,3 +42,42 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of its parent
         return False
+
+
+def require_version(engine: str, package: str, *least: int) -> None:
+    """See that an installed package is not too old.
+
+    Parameters
+    ----------
+    engine
+        What users call the engine.
+    package
+        Its name, as module and as distribution.
+    least
+        The first parts of the oldest version that will do.
+
+    Raises
+    ------
+    EngineError
+        It is older. One that says no version, as when it was unpacked by hand, is let pass.
+    """
+    spec = importlib.util.find_spec(package)
+    version = version_of(package, (spec and spec.origin) or "")
+    parts = tuple(int(part) for part in re.findall(r"\d+", version)[: len(least)])
+    if parts and parts < least:
+        oldest = ".".join(map(str, least))
+        raise EngineError(
+            f"the {engine} engine needs {package} {oldest} or later",
+            seen=f"{package} {version} is installed",
+            fix=f"Type: %pip install '{package}>={oldest}'",
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def version_of(package: str, origin: str) -> str:
+    """Return the version of the package that lies at `origin`; asked before every cell."""
+    del origin
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -20,6 +20,7 @@ from flyteplugins.ray import (
     WorkerNodeConfig,
 )
 
+from flyte_jupyter.engines import requirements
 from flyte_jupyter.engines.engine import ClusterSpec
 from flyte_jupyter.engines.ray.engine import RayEngine
 from flyte_jupyter.errors import EngineError, UsageError
@@ -240,8 +241,8 @@ def test_ray_that_is_not_installed_is_named_with_the_command(monkeypatch):
 
 
 def test_a_ray_that_is_too_old_is_refused(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.48.1")
-    with pytest.raises(EngineError, match=r"2\.49 or later: Ray 2\.48\.1 is installed"):
+    monkeypatch.setattr(requirements, "version_of", lambda package, origin: "2.48.1")
+    with pytest.raises(EngineError, match=r"2\.49 or later: ray 2\.48\.1 is installed"):
         ENGINE.describe(ray(group()), None)
 
 

@@ -14,8 +14,9 @@ import flyte
 import psutil
 import pytest
 
+from flyte_jupyter.engines import requirements
 from flyte_jupyter.engines.engine import ClusterSpec
-from flyte_jupyter.engines.spark import conf, engine, java, layout, pages, progress, trampoline
+from flyte_jupyter.engines.spark import conf, java, layout, pages, progress, trampoline
 from flyte_jupyter.engines.spark.engine import SparkEngine
 from flyte_jupyter.errors import EngineError, UsageError
 from tests import leaks
@@ -179,13 +180,9 @@ def test_pyspark_that_is_not_installed_or_too_old_is_named_with_the_command(monk
         patch.setattr(importlib.util, "find_spec", lambda n: None if n == "pyspark" else find(n))
         with pytest.raises(EngineError, match=r"pyspark.*pip install 'flyte-jupyter\[spark\]'"):
             described()
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.5.8")
-    engine._version.cache_clear()
-    try:
-        with pytest.raises(EngineError, match=r"PySpark 4 or later: version 3.5.8.*pip install"):
-            described()
-    finally:
-        engine._version.cache_clear()
+    monkeypatch.setattr(requirements, "version_of", lambda package, origin: "3.5.8")
+    with pytest.raises(EngineError, match=r"pyspark 4 or later: pyspark 3.5.8.*pip install"):
+        described()
 
 
 # -- Java ---------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
 from flyte_jupyter.engines.quantities import machine_cpus
-from flyte_jupyter.engines.requirements import require
+from flyte_jupyter.engines.requirements import require, require_version
 from flyte_jupyter.errors import EngineError, UsageError
 
 _PACKAGE = "flyte_jupyter.engines.pytorch"
+_LEAST = (2, 5)
+"""Before it, the store by which ranks find each other could not be kept to loopback."""
 _MOST_RANKS = 256
 """Processes that one machine is asked for at most: more is a slip of the keyboard."""
 _OWN_STORE = ("store_type", "is_host", "endpoint")
@@ -45,7 +47,7 @@ class PytorchEngine:
         that the config says, each task says anew: no change of it costs a new cluster.
         """
         del resources
-        require("PyTorch", "pytorch", "torch", "flyteplugins.pytorch")
+        _require_torch()
         least, most = nodes(config.nnodes)
         _check(config, most)
         return ClusterSpec(
@@ -69,7 +71,7 @@ class PytorchEngine:
 
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build an `Elastic` config from ``--nnodes``, ``--nproc`` and ``--max-restarts``."""
-        require("PyTorch", "pytorch", "torch", "flyteplugins.pytorch")
+        _require_torch()
         if unknown := set(options) - set(self.options):
             raise UsageError(
                 f"PyTorch has no option --{min(unknown)}",
@@ -141,6 +143,11 @@ def nodes(nnodes: Any) -> tuple[int, int]:
             fix='Write Elastic(nnodes=1, ...) or nnodes="1:2".',
         )
     return least, most
+
+
+def _require_torch() -> None:
+    require("PyTorch", "pytorch", "torch", "flyteplugins.pytorch")
+    require_version("PyTorch", "torch", *_LEAST)
 
 
 def _check(config: Any, most: int) -> None:

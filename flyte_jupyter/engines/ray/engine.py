@@ -5,8 +5,6 @@ Nothing here imports Ray: `private.py`, `processes.py` and `driver.py` do, where
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +12,7 @@ from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
 from flyte_jupyter.engines.quantities import cores, machine_cpus, memory_bytes
 from flyte_jupyter.engines.ray import groups
 from flyte_jupyter.engines.ray.groups import HEAD, Resources
-from flyte_jupyter.engines.requirements import require
+from flyte_jupyter.engines.requirements import require, require_version
 from flyte_jupyter.errors import EngineError, UsageError
 
 _PROCESSES = "flyte_jupyter.engines.ray.processes"
@@ -239,10 +237,4 @@ def _linger(config: Any) -> float | None:
 
 def _require_ray() -> None:
     require("Ray", "ray", "ray", "flyteplugins.ray")
-    version = importlib.metadata.version("ray")
-    if tuple(int(part) for part in version.split(".")[:2]) < _LEAST:
-        raise EngineError(
-            f"the Ray engine needs Ray {'.'.join(map(str, _LEAST))} or later",
-            seen=f"Ray {version} is installed",
-            fix="Type: %pip install 'flyte-jupyter[ray]'",
-        )
+    require_version("Ray", "ray", *_LEAST)

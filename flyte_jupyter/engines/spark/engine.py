@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import importlib.util
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
-from flyte_jupyter.engines.requirements import require
+from flyte_jupyter.engines.requirements import require, require_version
 from flyte_jupyter.engines.spark import conf, java
 from flyte_jupyter.errors import EngineError, UsageError
 
@@ -138,22 +135,4 @@ class SparkEngine:
 
 def _require_pyspark() -> None:
     require("Spark", "spark", "pyspark", "flyteplugins.spark")
-    spec = importlib.util.find_spec("pyspark")
-    version = _version((spec and spec.origin) or "")
-    major = version.partition(".")[0]
-    if major.isdecimal() and int(major) < _OLDEST:
-        raise EngineError(
-            f"the Spark engine needs PySpark {_OLDEST} or later",
-            seen=f"version {version} is installed",
-            fix=f"Type: %pip install 'pyspark>={_OLDEST}'",
-        )
-
-
-@functools.lru_cache(maxsize=1)
-def _version(origin: str) -> str:
-    """Return the version of the pyspark that lies there; asked before every cell."""
-    del origin
-    try:
-        return importlib.metadata.version("pyspark")
-    except importlib.metadata.PackageNotFoundError:  # from a Spark that was unpacked by hand
-        return ""
+    require_version("Spark", "pyspark", _OLDEST)

@@ -13,7 +13,7 @@ from flyte_jupyter.errors import EngineError, UsageError
 
 _PACKAGE = "flyte_jupyter.engines.pytorch"
 _LEAST = (2, 5)
-"""Before it, the store by which ranks find each other could not be kept to loopback."""
+"""Older ones have not been tried with what this needs of torch's rendezvous."""
 _MOST_RANKS = 256
 """Processes that one machine is asked for at most: more is a slip of the keyboard."""
 _OWN_STORE = ("store_type", "is_host", "endpoint")

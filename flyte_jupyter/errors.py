@@ -45,6 +45,11 @@ def _rebuild(kind: type[FlyteJupyterError], what: str, seen: str, fix: str) -> F
     return kind(what, seen=seen, fix=fix)
 
 
+def one_line(error: Exception) -> str:
+    """Return the type and text of an exception of other code, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 class UsageError(FlyteJupyterError):
     """A magic line, a setting or an argument that cannot be understood."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from flyte_jupyter.engines.engine import Engine, Option
 from flyte_jupyter.engines.requirements import installed
-from flyte_jupyter.errors import FlyteJupyterError, UsageError
+from flyte_jupyter.errors import FlyteJupyterError, UsageError, one_line
 
 
 def options_of(engine: Engine) -> Mapping[str, Option]:
@@ -39,7 +39,7 @@ def configured(engine: Engine, options: Mapping[str, str]) -> Any:
         given = ", ".join(f"--{option}" for option in options)
         raise UsageError(
             f"the {engine.name} engine cannot use {given or 'no options'}",
-            seen=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            seen=one_line(error),
             fix="See %flyte env --help",
         ) from error
 

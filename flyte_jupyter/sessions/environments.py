@@ -13,7 +13,7 @@ import cloudpickle
 
 from flyte_jupyter.engines.engine import ClusterSpec, Engine
 from flyte_jupyter.engines.registry import engine_for
-from flyte_jupyter.errors import EngineError, EnvironmentNotFound, FlyteJupyterError
+from flyte_jupyter.errors import EngineError, EnvironmentNotFound, FlyteJupyterError, one_line
 
 _T = TypeVar("_T")
 
@@ -119,7 +119,7 @@ class Environment:
     def _unreadable(self, error: Exception) -> EngineError:
         return EngineError(
             f"the {self.engine.name} engine cannot read the plugin_config of {self.name}",
-            seen=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            seen=one_line(error),
             fix="Look at the types of its fields.",
         )
 

@@ -21,6 +21,7 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
 from flyte_jupyter.driver import interrupts
+from flyte_jupyter.driver.wakeup import Wakeup
 
 
 class DriverDisplayHook(ZMQShellDisplayHook):
@@ -166,6 +167,7 @@ class Interruptible:
         # First the handler: a task that an interrupt leaves behind here would run by itself later.
         Interruptible.pending = False
         previous = signal.signal(signal.SIGINT, self._on_signal)
+        _wakeup.begin()
         try:
             self._task = asyncio.ensure_future(coroutine)
             if self.interrupted:
@@ -176,11 +178,13 @@ class Interruptible:
                 raise KeyboardInterrupt from None
             raise
         finally:
+            _wakeup.end()
             signal.signal(signal.SIGINT, previous)
             Interruptible.pending = False
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
         del number
+        _wakeup.heard()
         self.interrupted = True
         while frame is not None:
             if frame.f_code is _RUN_CODE:
@@ -193,6 +197,8 @@ class Interruptible:
             loop = self._task.get_loop()
             loop.call_soon_threadsafe(self._task.cancel)
 
+
+_wakeup = Wakeup()
 
 _RUN_CODE = DriverShell.run_code.__code__
 """On the stack exactly while code of a cell is being executed."""

@@ -129,6 +129,19 @@ def test_a_run_that_waits_for_its_turn_can_be_cancelled(session):
         slow.result(60)
 
 
+@pytest.mark.parametrize("wait", ["time.sleep(600)", "await asyncio.sleep(600)"])
+def test_an_interrupt_is_heard_that_another_thread_was_given(session, wait):
+    # As one is that comes between the interpreter's last look for signals and the call that waits.
+    code = "import asyncio, signal, threading, time\n"
+    code += "def interrupt():\n"
+    code += "    time.sleep(0.2)\n"
+    code += "    signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"
+    code += f"threading.Thread(target=interrupt).start()\n{wait}"
+    with pytest.raises(KeyboardInterrupt):
+        session.submit("plain", CellTask(code)).result(60)
+    assert run(session, "x = 1", returns=("x",)) == 1
+
+
 def test_an_awaiting_task_can_be_cancelled(session, sink):
     code = "import asyncio\nprint('here', flush=True)\nawait asyncio.sleep(600)"
     slow = session.submit("plain", CellTask(code), sink=sink)

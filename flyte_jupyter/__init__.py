@@ -48,6 +48,7 @@ __all__ = [
     "TaskTimeout",
     "UsageError",
     "load_ipython_extension",
+    "run",
     "session",
     "unload_ipython_extension",
 ]
@@ -68,6 +69,32 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     require_platform()
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def run(task: Any, /, *args: Any, **kwargs: Any) -> Run:
+    """Call a task function on its environment's cluster.
+
+    Parameters
+    ----------
+    task
+        A function decorated with ``@env.task``, or another Flyte task.
+    *args, **kwargs
+        Its arguments. They and its value cross as they are, whatever their type.
+
+    Returns
+    -------
+    Run
+        It is under way: ``await`` it or call ``.result()`` for its value. Who interrupts that wait
+        interrupts the function.
+
+    Raises
+    ------
+    FlyteJupyterError
+        It is no task, cannot be called so, an argument cannot be sent, or its environment is gone.
+    """
+    from flyte_jupyter.sessions.notebook import call
+
+    return call(task, args, kwargs)
 
 
 def load_ipython_extension(shell: Any) -> None:

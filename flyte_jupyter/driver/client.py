@@ -11,20 +11,44 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from flyte_jupyter.driver import wire
+from flyte_jupyter.driver import replies, wire
 from flyte_jupyter.driver.channels import Channel
 from flyte_jupyter.driver.comms import CommBridge
 from flyte_jupyter.driver.relay import NotebookSink, Relay, Sink, TextSink
+from flyte_jupyter.errors import RemoteError
 
 _WELCOME = 2.0
 
 Answer: TypeAlias = Callable[[str, bool], Awaitable[str | None]]
 """Asks the user: called with a prompt and whether to hide what is typed; None means nobody can."""
+
+OnCall: TypeAlias = Callable[[wire.NestedCall, list[Any]], None]
+"""Told of nested calls: what a task says, and its buffers."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Who hears what a task says while it runs.
+
+    Parameters
+    ----------
+    answer
+        Answers its `input()`; without it the task is told that nobody can.
+    on_mapped
+        Called once the driver has mapped the inputs.
+    on_call
+        Called with what it says of other tasks that it calls.
+    """
+
+    answer: Answer | None = None
+    on_mapped: Callable[[], None] = lambda: None
+    on_call: OnCall | None = None
 
 
 class DriverClient:
@@ -46,6 +70,7 @@ class DriverClient:
         self._idle: dict[str, asyncio.Event] = {}
         self._answers: dict[str, Answer] = {}
         self._mapped: dict[str, Callable[[], None]] = {}
+        self._on_call: dict[str, OnCall] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._channels: dict[str, Channel] = {}
         self._welcome = asyncio.Event()
@@ -77,8 +102,8 @@ class DriverClient:
         buffers: Sequence[Any],
         sink: Sink,
         *,
-        answer: Answer | None = None,
-        on_mapped: Callable[[], None] = lambda: None,
+        hearing: Hearing | None = None,
+        beside: bool = False,
     ) -> tuple[wire.TaskReply, list[Any]]:
         """Have the driver run one task.
 
@@ -88,10 +113,10 @@ class DriverClient:
             The task.
         sink
             Where its output goes.
-        answer
-            Answers the task's `input()`; without it the task is told that nobody can.
-        on_mapped
-            Called once the driver has mapped the inputs.
+        hearing
+            Who hears what the task says meanwhile.
+        beside
+            Whether it shall run in a thread, beside what runs on the driver's main thread.
 
         Returns
         -------
@@ -100,26 +125,44 @@ class DriverClient:
         """
         message = self._client.session.msg(wire.REQUEST, cast(dict[str, Any], request))
         name = message["header"]["msg_id"]
-        self._relay.route(name, sink)
+        self._relay.route(name, sink, until_ended=True)
         self._idle[name] = asyncio.Event()
-        self._mapped[name] = on_mapped
-        if answer:
-            self._answers[name] = answer
+        hearing = hearing or Hearing()
+        self._mapped[name] = hearing.on_mapped
+        if hearing.answer:
+            self._answers[name] = hearing.answer
+        if hearing.on_call:
+            self._on_call[request["run"]] = hearing.on_call
         reply = self._expect(name)
         message["buffers"] = list(buffers)
         try:
-            self._channels["shell"].send(message)
+            self._channels["control" if beside else "shell"].send(message)
             answered = await reply
             await self._idle[name].wait()
         finally:
+            self._relay.end(name)
+            self._on_call.pop(request["run"], None)
             for table in (self._idle, self._mapped, self._answers, self._replies):
                 cast(dict[str, Any], table).pop(name, None)
         return cast(wire.TaskReply, answered["content"]), answered["buffers"]
 
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in what the driver is running."""
-        message = self._client.session.msg("interrupt_request", {})
-        self._channels["control"].send(message)
+    def interrupt(self, run: str = "") -> None:
+        """Raise KeyboardInterrupt in what the driver runs: of a run beside, or the main thread."""
+        kind, content = (wire.INTERRUPT, {"run": run}) if run else ("interrupt_request", {})
+        self._channels["control"].send(self._client.session.msg(kind, content))
+
+    def received(self, run: str) -> None:
+        """Tell the driver that what a run returned to another task has been mapped."""
+        if not self._closed:
+            message = self._client.session.msg(wire.RECEIVED, {"run": run})
+            self._channels["control"].send(message)
+
+    def answer_call(self, call: str, reply: wire.TaskReply, buffers: Sequence[Any]) -> None:
+        """Give a task what another one returned that it called."""
+        message = self._client.session.msg(wire.RETURN, {"call": call, "reply": reply})
+        message["buffers"] = list(buffers)
+        if not self._closed:
+            self._channels["control"].send(message)
 
     def tidy(self, data: wire.Housekeeping) -> None:
         """Tell the driver what it can let go of; from any thread."""
@@ -164,11 +207,21 @@ class DriverClient:
                 self._idle[parent].set()
         elif kind == "execute_input":
             self._mapped.pop(parent, lambda: None)()
+        elif kind == wire.CALL:
+            self._hear_call(message["content"], message["buffers"])
         else:
             try:
                 self._relay.pass_on(message)
             except Exception as error:  # noqa: BLE001 - the run goes on without it
                 TextSink().stream("stderr", f"flyte-jupyter: lost a {kind} message: {error}\n")
+
+    def _hear_call(self, said: wire.NestedCall, buffers: list[Any]) -> None:
+        if on_call := self._on_call.get(said["run"]):
+            on_call(said, buffers)
+        elif name := said.get("call"):
+            # Of a thread that has outlived its run: it would wait for ever.
+            error = RemoteError(f"the run {said['run']} has ended, and calls no more tasks")
+            self.answer_call(name, *replies.told(error, "cluster"))
 
     def _on_reply(self, message: dict[str, Any]) -> None:
         future = self._replies.get(message["parent_header"].get("msg_id", ""))

@@ -14,6 +14,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
 from flyte_jupyter.driver import local_imports, nested, replies, shell, threads, wire
+from flyte_jupyter.driver.guests import Guests
 from flyte_jupyter.driver.job import Job, Outcome, named
 from flyte_jupyter.driver.leavings import Collector, LiveCell
 from flyte_jupyter.driver.output.descriptors import PresentLog, crash_path
@@ -34,11 +36,11 @@ from flyte_jupyter.driver.replies import check_bound
 from flyte_jupyter.driver.values import forwarding, transfer
 from flyte_jupyter.driver.values.transfer import KeptBuffers, Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
-from flyte_jupyter.errors import FlyteJupyterError
+from flyte_jupyter.errors import FlyteJupyterError, UsageError
 
 
 class DriverKernel(IPythonKernel):
-    """Runs tasks of one environment, one after the other."""
+    """Runs tasks of one environment: cells one after the other, called functions beside them."""
 
     shell_class = shell.DriverShell
 
@@ -54,6 +56,11 @@ class DriverKernel(IPythonKernel):
         self.collector = Collector()
         self.shell_handlers[wire.REQUEST] = self.task_request
         self.comm_manager.register_target(wire.TARGET, self._open_housekeeping)
+        self.guests = Guests(self)
+        self._answering = threading.Lock()
+        self.control_handlers[wire.REQUEST] = self.guests.request
+        self.control_handlers[wire.INTERRUPT] = self.guests.interrupt
+        self.control_handlers[wire.RECEIVED] = self._let_go
         self.live = LiveCell(self.comm_manager)
         for kind in ("comm_msg", "comm_close"):
             self.shell_handlers[kind] = self.live.after(self.shell_handlers[kind])
@@ -79,9 +86,40 @@ class DriverKernel(IPythonKernel):
             PresentLog(member.folder, member.generation).note,
         )
 
+    def raw_input(self, prompt: str = "") -> str:
+        """Ask the user, unless a task in a thread does: nobody waits for one alone."""
+        self._refuse_guests()
+        return str(super().raw_input(prompt))
+
+    def getpass(self, *args: Any, **kwargs: Any) -> str:
+        """Ask the user for what is not shown."""
+        self._refuse_guests()
+        return str(super().getpass(*args, **kwargs))
+
+    def _refuse_guests(self) -> None:
+        if self.guests.are_here():
+            raise UsageError(
+                "a task that was called beside another cannot ask",
+                fix="Ask in a plain cell; the answer travels as an argument.",
+            )
+
+    def have_calls_answered(self) -> None:
+        """Have the notebook run what tasks call."""
+        with self._answering:  # several tasks may be a driver's first
+            if wire.RETURN not in self.control_handlers:
+                self._install_controller()
+
+    def _install_controller(self) -> None:
+        from flyte_jupyter.driver.flyte_sdk import calls, context, controller
+
+        answering = controller.NotebookController(self)
+        context.use_controller(answering)
+        calls.behave_as_on_a_cluster()
+        self.control_handlers[wire.RETURN] = answering.take_return
+
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
         """Say when it is idle again, for that ends a run; nobody listens for when it is busy."""
-        if status != "busy":
+        if status != "busy" and channel != "control":
             super()._publish_status(status, channel, parent)
 
     # -- the request ------------------------------------------------------------------------
@@ -105,11 +143,11 @@ class DriverKernel(IPythonKernel):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._restore_input()
         reply["seconds"] = time.perf_counter() - started
-        self._finish_output(parent)
+        self.finish_output(parent)
         self.session.send(stream, wire.REPLY, reply, parent, ident=ident, buffers=frames)
         self.collector.end()
 
-    def _finish_output(self, parent: dict[str, Any]) -> None:
+    def finish_output(self, parent: dict[str, Any]) -> None:
         """Send all that the run has printed, before its reply."""
         stdout = sys.stdout
         if isinstance(stdout, DriverStream):
@@ -130,21 +168,31 @@ class DriverKernel(IPythonKernel):
             inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
         except FlyteJupyterError as problem:
             return self._failure(problem, "inputs")
-        shell.learn_cells(self.shell, content["cells"])
-        # From here on the inputs are mapped; the notebook lets go of its copy when it reads this.
-        self._publish_execute_input(content["code"], parent, content["count"])
+        self.learn(content["cells"])
+        self.publish_mapped(content, parent)
         self.connect()
+        self.have_calls_answered()
         self._follow(content["cwd"])
         inputs = {**self.provided, **inputs}
-        cell = shell.Cell(content["code"], content["count"], content["line"], inputs)
         with (
-            shell.fresh_namespace(self.shell, inputs) as namespace,
+            shell.fresh_namespace(self.shell, {} if content["call"] else inputs) as namespace,
             self.live.watch(namespace),
         ):
-            error = await self._run(content["run"], pickle.loads(buffers[0]), cell)
-            if error is not None:
-                return self._failure(error, "cell")
+            from flyte_jupyter.driver.work import Work, perform_on_main
+
+            work = Work(content, pickle.loads(buffers[0]), inputs, self.folder / "data")
+            ending = await perform_on_main(self.shell, work, namespace)
+            if ending.error is not None:
+                return self._failure(ending.error, "cell", ending.traceback)
             return self._collect(content, namespace)
+
+    def learn(self, cells: dict[str, tuple[int, str]]) -> None:
+        """Take the text of the notebook's cells, for tracebacks."""
+        shell.learn_cells(self.shell, cells)
+
+    def publish_mapped(self, content: TaskRequest, parent: dict[str, Any]) -> None:
+        """Say that the inputs are mapped: who sent them lets go of its copy when it reads this."""
+        self._publish_execute_input(content["code"], parent, content["count"])
 
     def connect(self) -> None:
         """Let the engine make this process a client of its cluster, once.
@@ -164,27 +212,6 @@ class DriverKernel(IPythonKernel):
             if os.getcwd() != cwd:  # noqa: PTH109 - one system call less
                 os.chdir(cwd)
         local_imports.forget_changed()
-
-    async def _run(
-        self, run: str, declaration: dict[str, Any], cell: shell.Cell
-    ) -> BaseException | None:
-        from flyte_jupyter.driver import flyte_context
-
-        outcome: list[BaseException | None] = []
-
-        async def body() -> None:
-            outcome.append(await shell.run_cell(self.shell, cell))
-
-        task = flyte_context.build_task(declaration["name"], declaration["config"], body)
-        interruptible = shell.Interruptible()
-        try:
-            await interruptible.run(flyte_context.run_task(task, run, self.folder / "data"))
-        except KeyboardInterrupt as interrupt:
-            return interrupt
-        failure = outcome[0] if outcome else None
-        if interruptible.interrupted and type(failure).__name__ == "CancelledError":
-            return KeyboardInterrupt()
-        return failure
 
     def _collect(
         self, content: TaskRequest, namespace: dict[str, Any]
@@ -211,7 +238,7 @@ class DriverKernel(IPythonKernel):
         except FlyteJupyterError as problem:
             return self._failure(problem, "inputs")
         try:
-            self._publish_execute_input(content["code"], parent, content["count"])
+            self.publish_mapped(content, parent)
             self.connect()
             self._follow(content["cwd"])
             job = Job(self, content, pickle.loads(buffers[0]), inputs, parent)
@@ -222,14 +249,21 @@ class DriverKernel(IPythonKernel):
             self.sent[content["run"]] = outcome.outputs
         return outcome.reply, list(outcome.frames)
 
-    def _failure(self, error: BaseException, where: Any) -> tuple[TaskReply, list[Any]]:
-        return replies.failure(self.shell, error, where)
+    def _failure(
+        self, error: BaseException, where: Any, traceback: list[str] | None = None
+    ) -> tuple[TaskReply, list[Any]]:
+        return replies.failure(self.shell, error, where, traceback)
 
     # -- housekeeping -----------------------------------------------------------------------
 
     def _open_housekeeping(self, comm: Any, message: Any) -> None:
         del message
         comm.on_msg(lambda msg: self._tidy(msg["content"]["data"]))
+
+    def _let_go(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Let go of what a nested call returned; also while the main thread is busy."""
+        del stream, ident
+        self._tidy({"received": parent["content"]["run"]})
 
     def _tidy(self, data: wire.Housekeeping) -> None:
         if parcel := self.sent.pop(data.get("received", ""), None):

@@ -14,7 +14,8 @@ finally:
     if _before is not None:
         sys.modules["debugpy"] = _before
 
-from flyte_jupyter.driver import flyte_context, kernel  # noqa: E402
+from flyte_jupyter.driver import kernel  # noqa: E402
+from flyte_jupyter.driver.flyte_sdk import context as flyte_context  # noqa: E402
 
 flyte_context.survive_fork()
 

@@ -154,12 +154,19 @@ class Relay:
     def __init__(self, on_comm: Callable[[dict[str, Any], Sink], None]) -> None:
         self._on_comm = on_comm
         self._sinks: OrderedDict[str, Sink] = OrderedDict()
+        self._under_way: set[str] = set()
 
-    def route(self, message: str, sink: Sink) -> None:
-        """Send what `message` causes to `sink`."""
+    def route(self, message: str, sink: Sink, *, until_ended: bool = False) -> None:
+        """Send what `message` causes to `sink`; for long, or at least until `end`."""
         self._sinks[message] = sink
-        while len(self._sinks) > _ROUTES:
-            self._sinks.popitem(last=False)
+        if until_ended:
+            self._under_way.add(message)
+        while len(self._sinks) > _ROUTES + len(self._under_way):
+            self._sinks.pop(next(name for name in self._sinks if name not in self._under_way))
+
+    def end(self, message: str) -> None:
+        """Expect no more than late output of a message."""
+        self._under_way.discard(message)
 
     def sink(self, message: str) -> Sink | None:
         """Return where output of a request goes, if it is still known."""

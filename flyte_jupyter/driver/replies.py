@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flyte_jupyter.driver.values import transfer
 
@@ -14,30 +14,56 @@ if TYPE_CHECKING:
 Where = Literal["cell", "inputs", "outputs", "cluster"]
 
 
+class Ending(NamedTuple):
+    """How a task's own code ended.
+
+    Parameters
+    ----------
+    error
+        The exception that ended it; None if none did.
+    traceback
+        Its traceback as lines to show.
+    """
+
+    error: BaseException | None = None
+    traceback: list[str] | None = None
+
+
 def failure(
-    shell: DriverShell, error: BaseException, where: Where
+    shell: DriverShell, error: BaseException, where: Where, traceback: list[str] | None = None
 ) -> tuple[TaskReply, list[bytes | memoryview]]:
     """Return the reply, and its frames, of a task that an exception ended.
 
     Parameters
     ----------
     shell
-        Where the cell ran; the traceback that it made of the exception is taken from it.
+        It formats tracebacks.
     error
         The exception; it travels too, if it can be pickled.
     where
         What failed.
+    traceback
+        Lines that say where, if they are there already.
     """
-    lines = shell.remote_traceback if where == "cell" else None
+    return told(error, where, traceback or _format(shell, error))
+
+
+def told(
+    error: BaseException, where: Where, traceback: list[str] | None = None
+) -> tuple[TaskReply, list[bytes | memoryview]]:
+    """Return the reply of a task that an exception ended, where there is no shell to ask."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own `__str__`; the reply must come all the same
+        text = "(it cannot be shown)"
     reply: TaskReply = {
         "status": "error",
         "where": where,
         "ename": type(error).__name__,
-        "evalue": str(error),
-        "traceback": lines or _format(shell, error),
+        "evalue": text,
+        "traceback": traceback or [],
         "exception": None,
     }
-    shell.remote_traceback = None
     try:
         parcel = transfer.pack({"exception": error}, shared=False)
     except Exception:  # noqa: BLE001 - then it is told, not sent

@@ -12,9 +12,9 @@ import linecache
 import signal
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQInteractiveShell
@@ -22,6 +22,15 @@ from traitlets import default
 
 from flyte_jupyter.driver import interrupts
 from flyte_jupyter.driver.wakeup import Wakeup
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_interruptible: set[types.CodeType] = set()
+
+
+def interruptible_code(function: _F) -> _F:
+    """Mark a function that is on the stack exactly while code of the user's is being executed."""
+    _interruptible.add(cast(types.FunctionType, function).__code__)
+    return function
 
 
 class DriverDisplayHook(ZMQShellDisplayHook):
@@ -47,6 +56,7 @@ class DriverShell(ZMQInteractiveShell):
         self.remote_traceback = list(stb)
         self._last_traceback = stb
 
+    @interruptible_code
     async def run_code(self, *args: Any, **kwargs: Any) -> Any:
         """Run code of a cell, unless an interrupt came when nothing could be interrupted yet."""
         if Interruptible.pending:
@@ -187,7 +197,7 @@ class Interruptible:
         _wakeup.heard()
         self.interrupted = True
         while frame is not None:
-            if frame.f_code is _RUN_CODE:
+            if frame.f_code in _interruptible:
                 if interrupts.put_off():
                     return
                 raise KeyboardInterrupt
@@ -199,6 +209,3 @@ class Interruptible:
 
 
 _wakeup = Wakeup()
-
-_RUN_CODE = DriverShell.run_code.__code__
-"""On the stack exactly while code of a cell is being executed."""

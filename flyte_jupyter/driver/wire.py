@@ -1,8 +1,9 @@
 """What crosses between the notebook kernel and a driver, in one place.
 
-The wire is Jupyter's messaging protocol. This project adds one request to it, `task_request` on the
-shell channel, whose buffers are the environment, then the inputs' frames; and one comm, `TARGET`,
-by which the notebook tells the driver what it no longer needs.
+The wire is Jupyter's messaging protocol. This project adds one request to it, `task_request`, whose
+buffers are the environment, then the inputs' frames: on the shell channel, or on the control
+channel for a task beside the one on the main thread. One comm, `TARGET`, tells the driver what the
+notebook no longer needs. `CALL`, `RETURN` and `RECEIVED` are for tasks that call tasks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,14 @@ from typing import Any, Literal, TypedDict
 
 REQUEST = "task_request"
 REPLY = "task_reply"
+INTERRUPT = "task_interrupt"
+"""On the control channel: interrupt the task of a run, one in a thread."""
+CALL = "task_call"
+"""On the output channel: a `NestedCall`, by which a task has the notebook run another."""
+RECEIVED = "task_received"
+"""On the control channel: what a run returned to another task has been mapped."""
+RETURN = "task_return"
+"""On the control channel: what a nested call returned, as `reply`, with the reply's buffers."""
 TARGET = "flyte_jupyter"
 """Comm target of `Housekeeping` messages, from the notebook to the driver."""
 
@@ -20,6 +29,8 @@ class TaskRequest(TypedDict):
     """Content of a `task_request`. The first buffer is the pickled `Declaration`."""
 
     run: str
+    call: bool
+    """Whether the inputs are a task, its `args` and `kwargs`, to be called instead of `code`."""
     code: str
     count: int
     """The notebook's execution count, for ``Cell In[n]`` in tracebacks."""
@@ -59,6 +70,19 @@ class TaskReply(TypedDict, total=False):
     exception: Any
     where: Literal["cell", "inputs", "outputs", "cluster"]
     """What failed: the cell itself, the way of its values in or out, or what it runs on."""
+
+
+class NestedCall(TypedDict, total=False):
+    """Content of a `CALL`. It has one of `call`, `cancel` and `received`, each a call's name."""
+
+    run: str
+    """The run that calls."""
+    call: str
+    """The first buffer says what is known of the task, pickled; the others are the inputs'."""
+    inputs: Any
+    cancel: str
+    received: str
+    """The driver has mapped what the call returned."""
 
 
 class Housekeeping(TypedDict, total=False):

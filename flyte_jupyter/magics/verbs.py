@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from flyte_jupyter.magics.doctor import examine
 from flyte_jupyter.sessions import Session
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import declared_in
+from flyte_jupyter.sessions.runs import RunRecord
 from flyte_jupyter.widgets.links import reachable
 from flyte_jupyter.widgets.progress import StartProgress
 from flyte_jupyter.widgets.table import Table
@@ -244,10 +245,24 @@ def _runs_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _runs(session: Session, options: argparse.Namespace) -> Any:
     rows = [
-        (run.id, run.environment, run.state, f"{run.seconds:.2f} s", run.error)
-        for run in list(session.runs)[-options.n :]
+        (f"{indent}{run.id}", run.environment, run.state, f"{run.seconds:.2f} s", run.error)
+        for indent, run in _as_tree(list(session.runs)[-options.n :])
     ]
     return Table(["run", "environment", "state", "time", "error"], rows, empty="Nothing has run.")
+
+
+def _as_tree(runs: Sequence[RunRecord]) -> Iterator[tuple[str, RunRecord]]:
+    """Yield each run after the one that called it, with what to indent it by."""
+    listed = {run.id for run in runs}
+    children: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        children.setdefault(run.parent if run.parent in listed else "", []).append(run)
+    waiting = [("", run) for run in reversed(children.get("", []))]
+    while waiting:
+        indent, run = waiting.pop()
+        yield f"{indent}└ " if indent or run.parent in listed else "", run
+        deeper = f"{indent}  " if run.parent in listed else " "
+        waiting += [(deeper, child) for child in reversed(children.get(run.id, []))]
 
 
 def _logs_arguments(parser: argparse.ArgumentParser) -> None:

@@ -90,15 +90,19 @@ class CellCache:
         """
         if not task.returns or task.keeps:
             return ""
-        policy = _policy(declared.cache)
+        policy = _policy_of(declared, task)
         if not policy.is_enabled():
             return ""
-        values = {k: v for k, v in task.values.items() if k not in policy.get_ignored_inputs()}
+        values = task.values if task.call is None else task.call
+        values = {k: v for k, v in values.items() if k not in policy.get_ignored_inputs()}
         if any(isinstance(value, Ref) for value in values.values()):
             return ""
         try:
             about = [declared.name, task.name, task.returns, policy.salt]
-            about += self._content(policy.version_override, task.code, values)
+            if task.call is None:
+                about += self._content(policy.version_override, task.code, values)
+            else:
+                about += self._content_of_call(policy.version_override, values)
         except Exception:  # noqa: BLE001 - it is named when the cell is compiled or the value sent
             return ""
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -111,6 +115,13 @@ class CellCache:
             version = ast.dump(tree)
             imports = imports | local_sources.imported_by(tree)
         return [version, inputs.digest, local_sources.versions(imports)]
+
+    def _content_of_call(self, version: str | None, values: dict[str, object]) -> list[Any]:
+        """Of a function: what it is and uses counts, unless the user gives it a version."""
+        if version is not None:
+            values = {name: value for name, value in values.items() if name}
+        inputs = Fingerprint(values)
+        return [version, inputs.digest, local_sources.versions(inputs.imports)]
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -136,7 +147,7 @@ class CellCache:
             write.result()  # the run before has ended, and its result is on the way to the disk
         try:
             with ResultFolder(self._folder) as folder:
-                return key, self._read(folder, key, _policy(declared.cache))
+                return key, self._read(folder, key, _policy_of(declared, task))
         except FileNotFoundError:
             return key, None
         except UsageError as error:
@@ -230,7 +241,8 @@ def _line(error: Exception) -> str:
     return str(error)
 
 
-def _policy(request: Any) -> Any:
+def _policy_of(declared: Any, task: CellTask) -> Any:
     from flyte import Cache
 
+    request = declared.cache if task.cache is None else task.cache
     return Cache(behavior=cast(Any, request)) if isinstance(request, str) else request

@@ -164,6 +164,10 @@ class Cluster:
             client.lose(error)
             client.close()
 
+    def has(self, client: DriverClient) -> bool:
+        """Whether that is the client of the present driver."""
+        return client is self._client
+
     async def ready(self) -> None:
         """Wait until tasks can be run.
 

@@ -10,14 +10,16 @@ import queue
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from flyte_jupyter.driver.client import DriverClient
+from flyte_jupyter.driver.client import DriverClient, Hearing
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.kept import KeptBufferError
 from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost, TaskTimeout
 from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.clusters import Cluster
+from flyte_jupyter.sessions.nesting import Nesting, Runs
 from flyte_jupyter.sessions.packing import Packed, pack_for
 from flyte_jupyter.sessions.refs import Ref
 from flyte_jupyter.sessions.remote_errors import rebuild, with_traceback
@@ -34,6 +36,10 @@ class Owner(Protocol):
     @property
     def local_modules(self) -> Any:
         """What travels by value."""
+
+    @property
+    def nested(self) -> Runs:
+        """Runs what tasks call."""
 
     def fetch(self, cluster: Cluster, ref: Ref) -> Any:
         """Bring a ref's value here."""
@@ -54,6 +60,19 @@ class _Home:
 
     def drop(self, ref: str) -> None:
         self._client.tidy({"drop": [ref]})
+
+
+class _Limit:
+    """A time limit that has begun; `reach` is called with it when it is over."""
+
+    def __init__(self, seconds: float, reach: Callable[[float], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, reach, seconds) if seconds else None
+
+    def cancel(self) -> None:
+        """Stop the clock."""
+        if self._timer:
+            self._timer.cancel()
 
 
 class Execution:
@@ -84,13 +103,22 @@ class Execution:
         self.calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.keep: Callable[[], Awaitable[None]] | None = None
         """Keeps what the run returned, before anybody who waits for it is woken."""
-        self._sink, self._ask, self._owner = sink, ask, owner
+        self.sink = sink
+        self._ask, self._owner = ask, owner
         self._task: asyncio.Task[Any] | None = None
         self._keeping: asyncio.Future[None] | None = None
         self._client: DriverClient | None = None
-        self._interrupted = self._timed_out = self._replaced = False
-        self._mapped = self._interrupt_waits = False
+        self._interrupted = self._replaced = False
+        self._timed_out = 0.0
+        self._limits: list[_Limit] = []
+        self._nesting: Nesting | None = None
+        self._mapped = self._interrupt_waits = self._beside = False
         self._killer: asyncio.TimerHandle | None = None
+
+    @property
+    def local_modules(self) -> Any:
+        """What travels by value."""
+        return self._owner.local_modules
 
     async def perform(self, packed: Packed) -> None:
         """See the run through to its end, whatever that is."""
@@ -98,6 +126,7 @@ class Execution:
         try:
             if self._interrupted:  # before this coroutine took its first step
                 raise asyncio.CancelledError
+            self._limit(self.run.task.deadline)
             with self.cluster.in_use():
                 await self._attempts(packed)
             await self._keep_result()
@@ -105,20 +134,27 @@ class Execution:
         except KeyboardInterrupt as stop:
             self.run.end("cancelled", stop)
         except asyncio.CancelledError:
+            if self._timed_out:
+                self.run.end("failed", self._timeout_error())
+                return
             stopped = KeyboardInterrupt("the run was stopped before it ran")
             self.run.end("cancelled", with_traceback(stopped, []))
         except BaseException as error:  # noqa: BLE001 - it is the run's to raise, whatever it is
             self.run.end("failed", error)
         finally:
             packed.parcel.close()
+            for limit in self._limits:
+                limit.cancel()
             if self._killer:
                 self._killer.cancel()
 
     async def _attempts(self, packed: Packed) -> None:
-        used = False
-        for left in range(self.run.task.retries, -1, -1):
+        used, task = False, self.run.task
+        for left in range(task.retries, -1, -1):
+            queued = self._limit(task.queue_timeout)
             await self._reach_cluster()
-            async with self.cluster.turn:
+            self._beside = self._goes_beside()
+            async with contextlib.nullcontext() if self._beside else self.cluster.turn:
                 await self._reach_cluster()  # again: it may have gone while this run waited
                 if self._interrupted:
                     raise asyncio.CancelledError
@@ -126,18 +162,49 @@ class Execution:
                     packed.parcel.close()
                     packed = await self._pack_again()
                 used = True
+                queued.cancel()
                 try:
-                    await self._attempt(packed.parcel)
+                    packed = await self._attempt_with_all(packed)
                 except Exception as error:
                     gone = isinstance(error, ClusterLost)
-                    if not left or gone or self._timed_out or self._interrupted:
+                    if not left or gone or self._timed_out or self._interrupted or _final(error):
                         raise
                     more = "1 more attempt" if left == 1 else f"{left} more attempts"
-                    self._sink.stream("stderr", f"{self.run.id} failed; {more}.\n")
+                    self.sink.stream("stderr", f"{self.run.id} failed; {more}.\n")
                 else:
                     return
                 finally:
                     packed.parcel.close()
+            if task.backoff is not None:
+                self.run.record.state = "queued"
+                pause = task.backoff.compute_delay(task.retries - left)
+                await asyncio.sleep(pause.total_seconds())
+
+    async def _attempt_with_all(self, packed: Packed) -> Packed:
+        """Attempt it; again if an input that was sent before has had to go meanwhile."""
+        try:
+            await self._attempt(packed.parcel)
+        except KeptBufferError:
+            packed.parcel.close()
+            packed = await self._pack_again()
+            await self._attempt(packed.parcel)
+        return packed
+
+    def _limit(self, seconds: float) -> _Limit:
+        """Stop the run in so many seconds, unless the limit is cancelled before; 0 for never."""
+        limit = _Limit(seconds, self._time_out)
+        self._limits.append(limit)
+        return limit
+
+    def _goes_beside(self) -> bool:
+        """Whether it runs in a thread of the driver, beside a task on its main thread.
+
+        A function that another one calls must not wait for its caller; cells wait for each other,
+        and so does what runs in ranks, which have no other driver than their own to call.
+        """
+        if self.run.task.call is None or not self.cluster.turn.locked():
+            return False
+        return not (self.cluster.spec and self.cluster.spec.run)
 
     async def _reach_cluster(self) -> None:
         self.run.record.state = "starting"
@@ -178,22 +245,26 @@ class Execution:
         self._client = client = await self.cluster.client()
         self._mapped = self._interrupt_waits = False
         self.run.begin()
-        limit = self.run.task.timeout
-        timer = asyncio.get_running_loop().call_later(limit, self._time_out) if limit else None
+        limit = self._limit(self.run.task.timeout)
+        self._nesting = nesting = Nesting(self, client, self._owner.nested)
         try:
             reply, buffers = await client.run(
                 self._request(parcel),
                 [self.environment.declaration(), *parcel.frames],
-                self._sink,
-                answer=self._answer if self._ask else None,
-                on_mapped=lambda: self._on_mapped(parcel),
+                self.sink,
+                hearing=Hearing(
+                    answer=self._answer if self._ask else None,
+                    on_mapped=lambda: self._on_mapped(parcel),
+                    on_call=nesting.hear,
+                ),
+                beside=self._beside,
             )
         except DriverLost:
             self._explain_loss()
             raise
         finally:
-            if timer:
-                timer.cancel()
+            limit.cancel()
+            await nesting.close()
             self.run.record.keep_log(self.cluster.folder)
         self._receive(reply, buffers, client)
 
@@ -208,6 +279,7 @@ class Execution:
         task = self.run.task
         return {
             "run": self.run.id,
+            "call": task.call is not None,
             "code": task.code,
             "count": task.count,
             "line": task.line,
@@ -268,6 +340,8 @@ class Execution:
             self._send_interrupt()
 
     def _send_interrupt(self) -> None:
+        if self._nesting:
+            self._nesting.stop()
         if self._mapped:
             self._interrupt_driver()
         else:
@@ -278,21 +352,29 @@ class Execution:
 
     def _interrupt_driver(self) -> None:
         if self._client:
-            self._client.interrupt()
+            self._client.interrupt(self.run.id if self._beside else "")
 
     def _replace_driver(self) -> None:
+        if self._client is not None and not self.cluster.has(self._client):
+            return  # somebody else has replaced it
         if not self.run.done and not self._replaced:
             self._replaced = True
             task = asyncio.get_running_loop().create_task(self.cluster.restart_driver())
             task.add_done_callback(lambda _: None)
 
-    def _time_out(self) -> None:
-        self._timed_out = True
-        self._send_interrupt()
+    def _time_out(self, limit: float) -> None:
+        if self._timed_out or self.run.done:
+            return
+        self._timed_out = limit
+        if self.run.state == "running":
+            self._send_interrupt()
+        elif self._task:
+            self._task.cancel()
 
     def _timeout_error(self) -> TaskTimeout:
         return TaskTimeout(
-            f"{self.run.id} ran longer than its {self.run.task.timeout:g} s",
+            f"{self.run.id} {'ran' if self.run.attempts else 'waited'} longer than its "
+            f"{self._timed_out:g} s",
             seen="its driver took no notice and was replaced" if self._replaced else "",
         )
 
@@ -331,3 +413,39 @@ class Execution:
 
         self.calls.put(ask)
         return await answered
+
+
+class Relayed(Execution):
+    """A run that another driver asked for: its values go from driver to driver, unseen here."""
+
+    answer: tuple[TaskReply, list[Any]] | None = None
+    """What its driver replied in the end."""
+
+    async def _pack_again(self) -> Packed:
+        return self._passed
+
+    async def perform(self, packed: Packed) -> None:
+        """See the run through to its end, whatever that is."""
+        self._passed = packed
+        await super().perform(packed)
+
+    async def _attempt(self, parcel: Any) -> None:
+        self.answer = None
+        await super()._attempt(parcel)
+
+    def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
+        del client
+        if reply["status"] == "ok" or not self._timed_out:
+            self.answer = reply, buffers
+        if reply["status"] == "error":
+            raise self._error(reply, buffers)
+
+    def let_go(self) -> None:
+        """Tell its driver that its value has been mapped."""
+        if self._client:
+            self._client.received(self.run.id)
+
+
+def _final(error: Exception) -> bool:
+    """Whether an exception says that another attempt is of no use: Flyte's own word for that."""
+    return any(kind.__name__ == "NonRecoverableError" for kind in type(error).__mro__)

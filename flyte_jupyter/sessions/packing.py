@@ -24,7 +24,7 @@ class Packed:
         Identity of the driver that they are for; empty if there was none yet.
     """
 
-    parcel: Parcel
+    parcel: Parcel | Any
     driver: str
 
 

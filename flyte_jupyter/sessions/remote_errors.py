@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 from flyte_jupyter.driver.values import transfer
@@ -22,13 +23,25 @@ def rebuild(reply: TaskReply, buffers: list[Any]) -> BaseException:
         error = RemoteError(f"{reply['ename']}: {reply['evalue']}")
     if isinstance(error, SystemExit):
         # Raised here it would end a script; in the cell it ended the cell.
-        return RemoteError("the cell called sys.exit()", seen=f"exit code {error.code}")
+        return RemoteError("the task called sys.exit()", seen=f"exit code {error.code}")
     return with_traceback(error, reply["traceback"])
+
+
+class RemoteTraceback(Exception):
+    """Where a task raised, as text: the cause of its exception where there is no IPython."""
+
+    def __str__(self) -> str:
+        return "\n" + _COLOURS.sub("", "\n".join(self.args[0]))
+
+
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 def with_traceback(error: BaseException, lines: list[str]) -> BaseException:
     """Have IPython show the remote traceback instead of this package's own frames."""
     shown = lines or [f"{type(error).__name__}: {error}"]
+    if lines and error.__cause__ is None:
+        error.__cause__ = RemoteTraceback(lines)
     with contextlib.suppress(AttributeError, TypeError):
         error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]
         error.remote_traceback = shown  # type: ignore[attr-defined]

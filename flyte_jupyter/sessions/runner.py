@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +16,13 @@ from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver.relay import Sink, TextSink
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.transfer import Parcel
+from flyte_jupyter.errors import EnvironmentNotFound
+from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.cache import Cached, CellCache
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment
 from flyte_jupyter.sessions.event_loop import EventLoopThread
-from flyte_jupyter.sessions.execution import Execution
+from flyte_jupyter.sessions.execution import Execution, Relayed
 from flyte_jupyter.sessions.packing import Packed, pack_for
 from flyte_jupyter.sessions.provisioning import Provisioner
 from flyte_jupyter.sessions.refs import Ref
@@ -76,6 +79,9 @@ class Runner:
         self._executions: dict[str, Execution] = {}
         self._cache = CellCache(config, self._to_python, report)
         self._named: set[tuple[str, int]] = set()
+        self._placing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.environment: Callable[[Mapping[str, Any]], Environment] = _no_environment
+        self.nested = self
 
     def submit(self, environment: Environment, task: CellTask, console: Console) -> Run:
         """Start a run; `Session.submit` says more."""
@@ -85,8 +91,7 @@ class Runner:
             run = self._from_cache(environment, task, cached)
         else:
             run = self._execute(*self._place(environment, task), console, key)
-        self.runs.append(run.record)
-        keep_within_bounds(record.printed for record in reversed(self.runs))
+        self._list(run)
         return run
 
     def _place(self, environment: Environment, task: CellTask) -> tuple[Cluster, CellTask, Packed]:
@@ -109,13 +114,12 @@ class Runner:
 
     def _pack(self, cluster: Cluster, task: CellTask) -> tuple[CellTask, Packed]:
         """Pack inputs; refs of other drivers are fetched, for only their own knows them."""
-        foreign = {
-            name: value.get()
-            for name, value in task.values.items()
-            if isinstance(value, Ref) and not (value.alive and value.belongs_to(cluster.driver))
-        }
-        if foreign:
-            task = replace(task, values={**task.values, **foreign})
+        values = _known_to(cluster.driver, task.values)
+        if task.call is not None:
+            args = tuple(_known_to(cluster.driver, dict(enumerate(values["args"]))).values())
+            kwargs = _known_to(cluster.driver, values["kwargs"])
+            values = {**values, "args": args, "kwargs": kwargs}
+        task = replace(task, values=values)
         packed = pack_for(cluster, task.values, self.local_modules)
         self._name_large(packed.parcel)
         return task, packed
@@ -134,14 +138,80 @@ class Runner:
         execution = Execution(run, cluster, console.sink or TextSink(), console.ask, self)
         if key:
             execution.keep = lambda: self._cache.keep(key, run)
-        self._executions[run.id] = execution
-        run.on_done(lambda: self._forget(run))
+        self._add(execution)
         try:
             self._loop.submit(execution.perform(packed))
         except KeyboardInterrupt:
             self.cancel(run)
             raise
         return run
+
+    async def nest(self, parent: Execution, environment: Environment, task: CellTask) -> Relayed:
+        """Make a run for a call of a task; on the session's loop."""
+        run, cluster = await self._begin_nested(parent, environment, task)
+        execution = Relayed(run, cluster, parent.sink, None, self)
+        self._add(execution)
+        return execution
+
+    async def _begin_nested(
+        self, parent: Execution, environment: Environment, task: CellTask
+    ) -> tuple[Run, Cluster]:
+        run = Run(task, environment.name, self, parent.run.id)
+        self._list(run)
+        try:
+            return run, await self._placed(environment)
+        except asyncio.CancelledError as error:
+            run.end("cancelled", error)
+            raise
+        except BaseException as error:
+            run.end("failed", error)
+            raise
+
+    def _list(self, run: Run) -> None:
+        self.runs.append(run.record)
+        keep_within_bounds(record.printed for record in reversed(self.runs))
+
+    async def recall(
+        self, parent: Execution, environment: Environment, task: CellTask
+    ) -> tuple[Run, Execution | None]:
+        """Make a run for a call of a task that has a cache; it has ended if its value is kept.
+
+        Its values are looked at here, as those of others are not.
+        """
+
+        def look_up() -> tuple[str, Cached | None]:
+            with self.local_modules.travelling_by_value():
+                return self._cache.look_up(environment.declared, task)
+
+        key, cached = await beside(look_up, lambda _: None)
+        if cached is not None:
+            run = self._from_cache(environment, task, cached, parent.run.id)
+            self._list(run)
+            return run, None
+        run, cluster = await self._begin_nested(parent, environment, task)
+        execution = Execution(run, cluster, parent.sink, None, self)
+        if key:
+            execution.keep = lambda: self._cache.keep(key, run)
+        self._add(execution)
+        return run, execution
+
+    def _add(self, execution: Execution) -> None:
+        run = execution.run
+        self._executions[run.id] = execution
+        run.on_done(lambda: self._forget(run))
+
+    async def _placed(self, environment: Environment) -> Cluster:
+        """Return an environment's cluster, which is started if there is none."""
+        async with self._placing[environment.name]:
+            cluster = self._clusters.running(environment)
+            if cluster is None:
+                cluster = made = self._clusters.new(environment)
+                starting = await beside(lambda: self._clusters.start(made), _close)
+                if running := self._clusters.running(environment):  # the notebook was faster
+                    starting.close()
+                    return running
+                await starting
+            return cluster
 
     def _forget(self, run: Run) -> None:
         self._executions.pop(run.id, None)
@@ -196,14 +266,34 @@ class Runner:
     def _to_python(self, cell: str) -> str:
         return self.transform(cell)
 
-    def _from_cache(self, environment: Environment, task: CellTask, cached: Cached) -> Run:
-        run = Run(task, environment.name, self)
+    def _from_cache(
+        self, environment: Environment, task: CellTask, cached: Cached, parent: str = ""
+    ) -> Run:
+        run = Run(task, environment.name, self, parent)
         run.outputs = cached.outputs
         run.end("cached")
         self._report(
             f"{run.id}: the result of {cached.made} is in {environment.name}'s cache; nothing ran."
         )
         return run
+
+
+def _known_to(driver: str, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Fetch refs among values that a driver does not know."""
+    return {
+        name: value.get()
+        if isinstance(value, Ref) and not (value.alive and value.belongs_to(driver))
+        else value
+        for name, value in values.items()
+    }
+
+
+def _no_environment(fields: Mapping[str, Any]) -> Environment:
+    raise EnvironmentNotFound(f"no environment is called {fields['name']!r}")
+
+
+def _close(coroutine: Coroutine[Any, Any, Any]) -> None:
+    coroutine.close()
 
 
 def _next(

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import html
 import itertools
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ RunState: TypeAlias = Literal[
     "queued", "starting", "running", "succeeded", "failed", "cancelled", "cached"
 ]
 _LONGEST_ERROR = 500
+_TURN = 0.1
 _numbers = itertools.count(1)
 
 
@@ -49,6 +51,17 @@ class CellTask:
     ranks
         Whose output to show where a cell runs in several ranks: ``all``, or numbers with commas;
         empty for rank 0 alone.
+    queue_timeout
+        Seconds that each attempt may wait until it runs; 0 for no limit.
+    deadline
+        Seconds that it may take from now on, with all its attempts; 0 for no limit.
+    backoff
+        A `flyte.Backoff` between attempts; None for none.
+    call
+        For a task function in `values`, which is called instead of `code`: the function, and its
+        arguments by name.
+    cache
+        Its cache policy; None for that of the environment.
     """
 
     code: str
@@ -62,6 +75,11 @@ class CellTask:
     retries: int = 0
     cells: Mapping[str, int] = field(default_factory=dict)
     ranks: str = ""
+    queue_timeout: float = 0.0
+    deadline: float = 0.0
+    backoff: Any = None
+    call: Mapping[str, object] | None = None
+    cache: Any = None
 
 
 class Controls(Protocol):
@@ -69,6 +87,9 @@ class Controls(Protocol):
 
     def cancel(self, run: Run) -> None:
         """Stop the run; from any thread."""
+
+    def wait(self, run: Run) -> Any:
+        """Wait for the run in the foreground: questions are answered, interrupts passed on."""
 
 
 class RunRecord:
@@ -80,10 +101,13 @@ class RunRecord:
         Name of the run; a number is added.
     environment
         Name of the environment.
+    parent
+        The run whose task called this one; empty for none.
     """
 
-    def __init__(self, name: str, environment: str) -> None:
+    def __init__(self, name: str, environment: str, parent: str = "") -> None:
         self.id = f"{name}-{next(_numbers)}"
+        self.parent = parent
         self.environment = environment
         self.state: RunState = "queued"
         self.error = ""
@@ -127,9 +151,10 @@ class RunRecord:
 
 
 class Run:
-    """One execution of a cell in an environment.
+    """One execution of a cell or a task function in an environment.
 
-    Wait for it with ``await run`` or ``run.result()``; stop it with ``run.cancel()``.
+    Wait for it with ``await run`` or ``run.result()``; stop it with ``run.cancel()``. Who
+    interrupts the wait for a function interrupts the function; a cell in the background goes on.
 
     Parameters
     ----------
@@ -139,10 +164,14 @@ class Run:
         Name of the environment.
     controls
         How to stop it.
+    parent
+        The run whose task called this one; empty for none.
     """
 
-    def __init__(self, task: CellTask, environment: str, controls: Controls) -> None:
-        self.record = RunRecord(task.name, environment)
+    def __init__(
+        self, task: CellTask, environment: str, controls: Controls, parent: str = ""
+    ) -> None:
+        self.record = RunRecord(task.name, environment, parent)
         self.task = task
         self.outputs: dict[str, Any] = {}
         self._controls = controls
@@ -201,12 +230,31 @@ class Run:
         Exception
             Whatever the run raised.
         """
+        foreground = threading.current_thread() is threading.main_thread()
+        if self._attached and timeout is None and foreground and not self.done:
+            return self._controls.wait(self)
         self._future.result(timeout)
         return self._value()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        yield from asyncio.wrap_future(self._future).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Any:
+        future = asyncio.wrap_future(self._future)
+        try:
+            # An interrupt of an await is heard by ipykernel only at its loop's next turn.
+            while not future.done():
+                await asyncio.wait([future], timeout=_TURN)
+        except asyncio.CancelledError:
+            if self._attached:
+                self.cancel()
+            raise
+        await future  # raises what the run raised
         return self._value()
+
+    @property
+    def _attached(self) -> bool:
+        return self.task.call is not None
 
     def _value(self) -> Any:
         if len(self.outputs) == 1:

@@ -13,16 +13,18 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flyte_jupyter.cells.local_modules import LocalModules
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.errors import ClusterError
+from flyte_jupyter.sessions import functions
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment, find
 from flyte_jupyter.sessions.event_loop import EventLoopThread
+from flyte_jupyter.sessions.nesting import declared_as
 from flyte_jupyter.sessions.provisioning import Provisioner
 from flyte_jupyter.sessions.runner import Console, Runner
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
@@ -54,6 +56,7 @@ class Session:
         self._loop = EventLoopThread()
         self._clusters = Provisioner(self.config, self._say)
         self._runner = Runner(self._loop, self._clusters, self.config, self._say)
+        self._runner.environment = self._environment_of_call
         self._named: set[tuple[str, str]] = set()
         self._pid = os.getpid()
         atexit.register(self.close)
@@ -74,6 +77,9 @@ class Session:
         environment = Environment.of(declared)
         self._name_ignored(environment)
         return environment
+
+    def _environment_of_call(self, fields: Mapping[str, Any]) -> Environment:
+        return self.environment(declared_as(fields, self.namespace, self.declared))
 
     def _say(self, line: str) -> None:
         self.report(line)
@@ -244,6 +250,46 @@ class Session:
             An input cannot be pickled; nothing has been started then.
         """
         return self._runner.submit(self.environment(name), task, Console(sink, ask))
+
+    def run(
+        self,
+        function: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        sink: Sink | None = None,
+        cells: Mapping[str, int] | None = None,
+    ) -> Run:
+        """Call a task function on its environment's cluster, which is started if there is none.
+
+        Parameters
+        ----------
+        function
+            What `@env.task` made.
+        args, kwargs
+            Its arguments. They and its value cross as they are, whatever their type.
+        sink
+            Where its output goes; this process's own streams by default.
+        cells
+            The notebook's cells, as `CellTask` has them.
+
+        Returns
+        -------
+        Run
+            It is under way.
+
+        Raises
+        ------
+        UsageError
+            It is no task, or cannot be called so.
+        EnvironmentNotFound
+            Its environment is gone.
+        CaptureError
+            An argument cannot be pickled; nothing has been started then.
+        """
+        task = functions.as_run(function, args, kwargs or {}, cells or {})
+        declared = functions.environment_of(function, self.namespace, self.declared)
+        return self.submit(declared, task, sink=sink)
 
     def wait(self, run: Run, tick: Callable[[float], None] | None = None) -> Any:
         """Wait for a run in the foreground and return its result.

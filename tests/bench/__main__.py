@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.bench import (
     dask_rows,
+    functions,
     interrupting,
     killing,
     latency,
@@ -30,6 +31,7 @@ GROUPS: dict[str, Group] = {
     "transfer": values.transfer,
     "print": output.printing,
     "flood": output.flood,
+    "functions": functions.functions,
     "interrupts": interrupting.interrupts,
     "dask": dask_rows.dask_rows,
     "ray": ray_rows.ray_rows,

@@ -15,7 +15,7 @@ from flyte.extend import AsyncFunctionTaskTemplate, TaskPluginRegistry
 from flyte.models import TaskContext
 from flyteplugins.dask import Dask
 
-from flyte_jupyter.driver import flyte_context
+from flyte_jupyter.driver.flyte_sdk import context as flyte_context
 
 
 def test_the_context_can_be_replaced():
@@ -149,7 +149,7 @@ def test_the_sdks_thread_survives_a_fork():
     """In a process of its own: it is stopped there for good."""
     code = """
 import asyncio, os, sys, threading
-from flyte_jupyter.driver import flyte_context
+from flyte_jupyter.driver.flyte_sdk import context as flyte_context
 import flyte, flyte.syncify
 flyte_context.survive_fork()
 background = flyte.syncify.syncify._bg_loop

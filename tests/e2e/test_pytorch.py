@@ -332,3 +332,26 @@ def test_another_number_of_ranks_needs_no_new_cluster(torch):
     torch.run(TORCH)
     assert all_reduce(torch) == [3.0, 3.0]
     assert torch.process("node").pid == node
+
+
+def test_a_task_function_runs_in_every_rank_and_returns_what_rank_0_does(torch):
+    torch.run(
+        "import flyte_jupyter, os\n@env.task\ndef f(x):\n    import torch\n"
+        "    import torch.distributed as dist\n    dist.init_process_group()\n"
+        "    t = torch.ones(1) * x\n    dist.all_reduce(t)\n"
+        "    if x < 0 and dist.get_rank(): raise ValueError('rank', x)\n"
+        "    return float(t), dist.get_rank()"
+    )
+    assert torch.value("await flyte_jupyter.run(f, 21)") == (42.0, 0)
+    error = torch.fail("await flyte_jupyter.run(f, -1)")
+    assert error.name == "ValueError"
+    assert "rank 1" in error.traceback
+
+
+def test_a_task_of_another_environment_calls_one_that_runs_in_ranks(torch):
+    torch.run(
+        "plain = flyte.TaskEnvironment(name='plain')\n"
+        "@env.task\ndef ranks(x):\n    import os\n    return x, os.environ['WORLD_SIZE']\n"
+        "@plain.task\nasync def calls(x): return await ranks.aio(x)"
+    )
+    assert torch.value("await flyte_jupyter.run(calls, 21)") == (21, "2")

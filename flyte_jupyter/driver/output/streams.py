@@ -145,6 +145,7 @@ class DriverStream(OutStream):
     """The cluster's folder, and which driver of it this is."""
 
     _pipes: ClassVar[list[KeptPipe]] = []
+    _draining: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Else ipykernel would leave the descriptors alone where pytest has started the notebook.
@@ -194,8 +195,9 @@ class DriverStream(OutStream):
 
     def drain(self) -> None:
         """Flush, with what C code and child processes have written to descriptors 1 and 2."""
-        for pipe in self._pipes:
-            pipe.settle()
+        with self._draining:
+            for pipe in self._pipes:
+                pipe.settle()
         super().flush()
 
     def _flush(self) -> None:
@@ -217,6 +219,8 @@ class DriverStream(OutStream):
         text = self._text(parent)
         for stream, shown in text.finish() if text else ():
             self._send(parent, stream, shown)
+        if self.transcript:
+            self.transcript.end(parent.get("msg_id", ""))
 
     def _text(self, parent: dict[str, Any]) -> RunText | None:
         return self.transcript.of(parent.get("msg_id", "")) if self.transcript else None

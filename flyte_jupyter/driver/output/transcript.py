@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 _TAIL_BYTES = 2048
+_TEXTS = 64
 
 
 class RunText:
@@ -130,16 +132,30 @@ class Transcript:
         present: Callable[[Path], None] = lambda _: None,
     ) -> None:
         self._folder, self._burst, self._rate, self._present = folder, burst, rate, present
+        self._lock = threading.Lock()
         self._texts: dict[str, RunText] = {}
+        self._under_way: dict[str, Path] = {}
+        self._ended: deque[str] = deque()
 
     def begin(self, message: str, run: str) -> None:
         """Expect text whose parent is `message`, and take it for the run's."""
         path = self._folder / f"run-{run}.log"
-        self._present(path)
-        self._texts[message] = RunText(path, run, self._burst, self._rate)
-        while len(self._texts) > 64:
-            # A thread of an old run may still print; its text is then only sent.
-            self._texts.pop(next(iter(self._texts))).close()
+        with self._lock:
+            self._present(path)
+            self._under_way[message] = path
+            self._texts[message] = RunText(path, run, self._burst, self._rate)
+            while len(self._texts) > _TEXTS and self._ended:
+                # A thread of an old run may still print; its text is then only sent.
+                self._texts.pop(self._ended.popleft()).close()
+
+    def end(self, message: str) -> None:
+        """Expect no more than late text; another run may be under way that began before."""
+        with self._lock:
+            if self._under_way.pop(message, None) is None:
+                return
+            self._ended.append(message)
+            if self._under_way:
+                self._present(next(reversed(self._under_way.values())))
 
     def of(self, message: str) -> RunText | None:
         """Return the text that belongs to a message."""

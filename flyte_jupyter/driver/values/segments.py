@@ -17,6 +17,7 @@ import os
 import secrets
 import stat
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # a mapping, which pays for zeroing and faulting every page first; fallocate and MADV_POPULATE_WRITE
 # gained nothing.
 _CHUNK = 8 << 20
+_counting = threading.Lock()
 
 
 class SegmentError(FlyteJupyterError):
@@ -169,13 +171,16 @@ class OpenSegment:
 
     def retain(self) -> OpenSegment:
         """Add a user; each one calls `release` in the end."""
-        self._users += 1
+        with _counting:
+            self._users += 1
         return self
 
     def release(self) -> None:
         """Take a user away, and close after the last."""
-        self._users -= 1
-        if self._users == 0:
+        with _counting:
+            self._users -= 1
+            last = self._users == 0
+        if last:
             self._whole = None
             self._closing()
 

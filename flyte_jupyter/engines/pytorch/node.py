@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from flyte_jupyter.driver import flyte_context
+from flyte_jupyter.driver.flyte_sdk import context as flyte_context
 from flyte_jupyter.engines.engine import Member
 from flyte_jupyter.engines.pytorch import agent
 from flyte_jupyter.engines.pytorch.frames import FrameSocket

@@ -19,10 +19,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from flyte_jupyter.driver import flyte_context, local_imports, refs, replies, shell
+from flyte_jupyter.driver import local_imports, refs, replies, shell
 from flyte_jupyter.driver.shell import DriverShell
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
+from flyte_jupyter.driver.work import Work, perform_on_main
 from flyte_jupyter.engines.pytorch.agent import LEFT
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, FrameSocket
 from flyte_jupyter.engines.pytorch.rank_shell import redirect
@@ -141,15 +142,17 @@ class _Rank:
             inputs = self._prepare()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
             return self._fail(error, "inputs")
-        request = self._task.request
-        cell = shell.Cell(request["code"], request["count"], request["line"], inputs)
-        with shell.fresh_namespace(self._shell, inputs) as namespace:
+        request, folder = self._task.request, self._task.folder / "data"
+        # The plugin's own template would start ranks; its `pre` has run in the agent.
+        declaration = {**self._task.declaration, "config": None}
+        with shell.fresh_namespace(self._shell, {} if request["call"] else inputs) as namespace:
+            work = Work(request, declaration, inputs, folder)
             try:
-                failure = asyncio.run(self._run(cell))
+                failure, lines = asyncio.run(perform_on_main(self._shell, work, namespace))
             except BaseException as raised:  # noqa: BLE001 - the same
-                failure = raised
+                failure, lines = raised, None
             if failure is not None:
-                return self._fail(failure, "cell")
+                return self._fail(failure, "cell", lines)
             try:
                 return self._collect(namespace) if self._number == 0 else ({"status": "ok"}, [])
             except BaseException as raised:  # noqa: BLE001 - a user's object may raise anything
@@ -172,25 +175,6 @@ class _Rank:
         shell.learn_cells(self._shell, task.request["cells"])
         return inputs
 
-    async def _run(self, cell: shell.Cell) -> BaseException | None:
-        outcome: list[BaseException | None] = []
-
-        async def body() -> None:
-            outcome.append(await shell.run_cell(self._shell, cell))
-
-        # The plugin's own template would start ranks; its `pre` has run in the agent.
-        task = flyte_context.build_task(self._task.declaration["name"], None, body)
-        run, folder = self._task.request["run"], self._task.folder / "data"
-        interruptible = shell.Interruptible()
-        try:
-            await interruptible.run(flyte_context.run_task(task, run, folder))
-        except KeyboardInterrupt as interrupt:
-            return interrupt
-        failure = outcome[0] if outcome else None
-        if interruptible.interrupted and type(failure).__name__ == "CancelledError":
-            return KeyboardInterrupt()
-        return failure
-
     def _collect(self, namespace: dict[str, Any]) -> tuple[Any, list[Any]]:
         """Pack what rank 0 returns, and what it leaves with the driver."""
         request = self._task.request
@@ -203,14 +187,15 @@ class _Rank:
         reply = {"status": "ok", "outputs": outputs.header, "kept": kept.header}
         return {**reply, "kept_frames": kept.frames}, outputs.frames
 
-    def _fail(self, error: BaseException, where: replies.Where) -> tuple[TaskReply, list[Any]]:
+    def _fail(
+        self, error: BaseException, where: replies.Where, lines: list[str] | None = None
+    ) -> tuple[TaskReply, list[Any]]:
         which = f"raised on rank {self._number} of {self._world}"
-        lines = self._shell.remote_traceback
         with contextlib.suppress(Exception):
             error.add_note(which)
-        if lines and where == "cell":
+        if lines:
             lines.append(f"\x1b[31m{which}\x1b[0m")
-        return replies.failure(self._shell, error, where)
+        return replies.failure(self._shell, error, where, lines)
 
 
 def _cannot_ask(*prompt: object, **more: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The one file that touches private names of Flyte's SDK.
+"""Running one task under a task context.
 
 A cell runs as a Flyte task: under a task context, through the task template of its environment's
 plugin, with the plugin's own `pre` and `post`. The SDK offers no public way to do that with native
@@ -6,24 +6,27 @@ values on the caller's own thread, so three private names are used here, and con
 loudly when a new SDK changes one of them:
 
 - `flyte._context.internal_ctx().replace_task_context`
-- `flyte._internal.controllers.create_controller`
+- `flyte._internal.controllers.create_controller`, and `_ControllerState`, which holds the one
 - `flyte.syncify.syncify._bg_loop`, a thread that would not survive the fork of a driver
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flyte
 import flyte.syncify
 from flyte._context import internal_ctx
-from flyte._internal.controllers import create_controller
+from flyte._internal.controllers import _ControllerState, create_controller
 from flyte.extend import AsyncFunctionTaskTemplate, TaskPluginRegistry
 from flyte.models import ActionID, CheckpointPaths, NativeInterface, RawDataPath, TaskContext
-from flyte.report import Report
+
+from flyte_jupyter.driver.flyte_sdk.reports import LiveReport
 
 
 def _stop_background_loop() -> None:
@@ -47,8 +50,19 @@ def preload() -> None:
     import flyte._internal.controllers._local_controller  # noqa: F401
 
 
+def current_run() -> str:
+    """Return the name of the run in whose context this is called; empty if there is none."""
+    context = internal_ctx().data.task_context
+    return (context.action.run_name or "") if context else ""
+
+
+def use_controller(controller: Any) -> None:
+    """Have nested tasks submitted to a controller."""
+    _ControllerState.controller = controller
+
+
 def build_task(
-    name: str, config: object | None, body: Callable[[], Awaitable[None]]
+    name: str, config: object | None, body: Callable[..., Awaitable[Any]]
 ) -> AsyncFunctionTaskTemplate[Any, Any, Any]:
     """Make the task of which a cell is the body.
 
@@ -68,7 +82,32 @@ def build_task(
     return kind(name=name, func=body, interface=interface, plugin_config=config, image=None)  # type: ignore[no-any-return]
 
 
-async def run_task(task: AsyncFunctionTaskTemplate[Any, Any, Any], run: str, folder: Path) -> None:
+def with_body(task: Any, body: Callable[..., Awaitable[Any]], *, plain: bool) -> Any:
+    """Return a user's task with another body: all else, its plugin's template too, is its own.
+
+    Parameters
+    ----------
+    task
+        The user's. One that is no function has a way of its own to execute: `body` has to call it.
+    body
+        What to do instead; it gets the arguments.
+    plain
+        Whether no plugin is to have a part in it.
+    """
+    if plain or not isinstance(task, AsyncFunctionTaskTemplate):
+        return build_task(task.name, None, body)
+    made = copy.copy(task)
+    made.func = body
+    return made
+
+
+async def run_task(
+    task: AsyncFunctionTaskTemplate[Any, Any, Any],
+    run: str,
+    folder: Path,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> None:
     """Execute a task on the calling thread, under a task context of its own.
 
     Parameters
@@ -79,16 +118,22 @@ async def run_task(task: AsyncFunctionTaskTemplate[Any, Any, Any], run: str, fol
         Name of the run; it becomes that of the Flyte action.
     folder
         Where files of the run go; it is made when the first one is written.
+    args, kwargs
+        What the task is called with.
     """
-    create_controller("local")  # nested tasks are submitted to it
+    if _ControllerState.controller is None:
+        create_controller("local")  # nested tasks are submitted to it
     base = folder / run
+    with contextlib.suppress(FileNotFoundError):  # that of an attempt before this one
+        (base / "checkpoint").replace(base / "checkpoint-before")
+    report = LiveReport(task.name, run, base / "out")
     context = TaskContext(
         action=ActionID(name=run, run_name=run),
         version="na",
         raw_data_path=RawDataPath(path=str(base / "raw")),
         output_path=str(base / "out"),
         run_base_dir=str(base),
-        report=Report(name=task.name),
+        report=report,
         checkpoint_paths=CheckpointPaths(
             prev_checkpoint_path=str(base / "checkpoint-before"),
             checkpoint_path=str(base / "checkpoint"),
@@ -96,4 +141,7 @@ async def run_task(task: AsyncFunctionTaskTemplate[Any, Any, Any], run: str, fol
         mode="local",
     )
     with internal_ctx().replace_task_context(context):
-        await task.execute()
+        try:
+            await task.execute(*args, **(kwargs or {}))
+        finally:
+            report.show()

@@ -1,0 +1,97 @@
+"""Calling a task function where a cell would run: same context, same interrupts, same traceback.
+
+A function that is not a coroutine is called on the main thread, although a loop runs there, for
+only there an interrupt reaches it. The loop is hidden from it meanwhile: it may run one of its own,
+or call other tasks and wait for them, as in a script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+import types
+from asyncio.events import _set_running_loop
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from flyte_jupyter.driver.replies import Ending
+from flyte_jupyter.driver.shell import DriverShell, Interruptible, interruptible_code
+
+Inside: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
+RESULT = "result"
+"""The name under which a function's value is returned."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A task function and what it is called with.
+
+    Parameters
+    ----------
+    task
+        A Flyte task template.
+    args, kwargs
+        Its arguments, as Python values.
+    """
+
+    task: Any
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+    async def perform(
+        self, shell: DriverShell, namespace: dict[str, Any], inside: Inside = contextlib.nullcontext
+    ) -> Ending:
+        """Call it; its value becomes `RESULT` of `namespace`.
+
+        Parameters
+        ----------
+        shell
+            It formats tracebacks.
+        namespace
+            Takes the value.
+        inside
+            Makes a context that is entered while code of the user's runs.
+        """
+        # Hooks of the engine and of matplotlib are the main thread's, which runs one at a time.
+        hooked = threading.current_thread() is threading.main_thread()
+        if hooked:
+            shell.events.trigger("pre_execute")
+            shell.events.trigger("pre_run_cell", None)
+        try:
+            with inside():
+                namespace[RESULT] = await self._value()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
+            trace = _own_frames(error.__traceback__, getattr(self.task, "func", None))
+            lines = shell.InteractiveTB.structured_traceback(type(error), error, trace)
+            return Ending(error, list(lines))
+        finally:
+            if hooked:
+                shell.events.trigger("post_execute")  # inline figures are drawn here
+                shell.events.trigger("post_run_cell", None)
+        return Ending()
+
+    @interruptible_code
+    async def _value(self) -> Any:
+        if Interruptible.pending and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        function = getattr(self.task, "func", self.task.execute)
+        if inspect.iscoroutinefunction(function):
+            return await function(*self.args, **self.kwargs)
+        loop = asyncio.get_running_loop()
+        _set_running_loop(None)
+        try:
+            return function(*self.args, **self.kwargs)
+        finally:
+            _set_running_loop(loop)
+
+
+def _own_frames(trace: types.TracebackType | None, function: Any) -> types.TracebackType | None:
+    """Leave out the frames between this package and the user's function."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if function else None
+    found = trace
+    while found is not None and found.tb_frame.f_code is not code:
+        found = found.tb_next
+    return found or trace

@@ -1,0 +1,107 @@
+"""A task's work in the process that does it: a cell to run, or a function to call.
+
+Both happen as a Flyte task: through the template of the environment's plugin, with its own `pre`
+and `post`, under a task context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flyte_jupyter.driver import shell
+from flyte_jupyter.driver.flyte_sdk import context as flyte_context
+from flyte_jupyter.driver.functions import RESULT, Call, Inside
+from flyte_jupyter.driver.replies import Ending
+from flyte_jupyter.driver.shell import DriverShell
+from flyte_jupyter.driver.wire import TaskRequest
+
+
+class _Failed(Exception):
+    """The function raised; what it raised is known."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request asks for.
+
+    Parameters
+    ----------
+    request
+        The notebook's.
+    declaration
+        The environment's name and plugin config; without a config, no plugin has a part in it.
+    inputs
+        What came with the request.
+    folder
+        Where files of runs go.
+    """
+
+    request: TaskRequest
+    declaration: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    folder: Path
+
+
+async def perform(
+    ipython: DriverShell,
+    work: Work,
+    namespace: dict[str, Any],
+    inside: Inside = contextlib.nullcontext,
+) -> Ending:
+    """Do work on this thread.
+
+    Parameters
+    ----------
+    ipython
+        The shell to do it in.
+    work
+        What to do.
+    namespace
+        The shell's. A function's value becomes `functions.RESULT` there.
+    inside
+        Makes a context that is entered while a function of the user's runs.
+    """
+    request, inputs = work.request, work.inputs
+    outcome: list[Ending] = []
+    arguments: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
+    if request["call"]:
+        call = Call(inputs["task"], inputs["args"], inputs["kwargs"])
+        arguments = (call.args, call.kwargs)
+
+        async def called(*args: Any, **kwargs: Any) -> Any:
+            del args, kwargs
+            outcome.append(await call.perform(ipython, namespace, inside))
+            if outcome[0].error is not None:
+                raise _Failed
+            return namespace[RESULT]
+
+        plain = work.declaration["config"] is None
+        task = flyte_context.with_body(call.task, called, plain=plain)
+    else:
+        cell = shell.Cell(request["code"], request["count"], request["line"], inputs)
+
+        async def ran() -> None:
+            error = await shell.run_cell(ipython, cell)
+            outcome.append(Ending(error, ipython.remote_traceback))
+
+        declared = work.declaration
+        task = flyte_context.build_task(declared["name"], declared["config"], ran)
+    with contextlib.suppress(_Failed):
+        await flyte_context.run_task(task, request["run"], work.folder, *arguments)
+    return outcome[0] if outcome else Ending()
+
+
+async def perform_on_main(ipython: DriverShell, work: Work, namespace: dict[str, Any]) -> Ending:
+    """Do work on the main thread, where an interrupt ends it."""
+    interruptible = shell.Interruptible()
+    try:
+        ending: Ending = await interruptible.run(perform(ipython, work, namespace))
+    except KeyboardInterrupt as interrupt:
+        return Ending(interrupt)
+    if interruptible.interrupted and type(ending.error).__name__ == "CancelledError":
+        return Ending(KeyboardInterrupt(), ending.traceback)
+    return ending

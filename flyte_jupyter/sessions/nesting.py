@@ -1,0 +1,181 @@
+"""Tasks that tasks call: each on its own environment's cluster, values from driver to driver."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flyte_jupyter.driver import replies
+from flyte_jupyter.driver.client import DriverClient
+from flyte_jupyter.driver.functions import RESULT
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.transfer import Parcel
+from flyte_jupyter.driver.wire import NestedCall, TaskReply
+from flyte_jupyter.errors import EnvironmentNotFound
+from flyte_jupyter.sessions.beside import beside
+from flyte_jupyter.sessions.environments import Environment, find
+from flyte_jupyter.sessions.functions import as_run, limits_of
+from flyte_jupyter.sessions.packing import Packed, pack_for
+from flyte_jupyter.sessions.runs import CellTask, Run
+
+if TYPE_CHECKING:
+    from flyte_jupyter.sessions.execution import Execution, Relayed
+
+
+class Passed:
+    """A parcel of another driver, which keeps it until its call has been answered."""
+
+    def __init__(self, header: Any, frames: list[Any]) -> None:
+        self.header, self.frames = header, frames
+
+    def confirm(self) -> None:
+        """Do nothing: the driver that packed it needs no word."""
+
+    close = confirm
+
+
+class Runs(Protocol):
+    """What nested calls need of the session."""
+
+    def environment(self, fields: Mapping[str, Any]) -> Environment:
+        """Return the environment of that name, or else one of these fields."""
+
+    async def recall(
+        self, parent: Execution, environment: Environment, task: CellTask
+    ) -> tuple[Run, Execution | None]:
+        """Make a run for a call of a task that has a cache; it has ended if its value is kept."""
+
+    async def nest(self, parent: Execution, environment: Environment, task: CellTask) -> Relayed:
+        """Make a run for a call, under that of its caller; its cluster is started if need be."""
+
+
+class Nesting:
+    """The calls of one run that is under way.
+
+    Parameters
+    ----------
+    parent
+        The run that calls.
+    client
+        The driver that it runs in.
+    runs
+        The session.
+    """
+
+    def __init__(self, parent: Execution, client: DriverClient, runs: Runs) -> None:
+        self._parent, self._client, self._runs = parent, client, runs
+        self._running: dict[str, Execution] = {}
+        self._held: dict[str, Callable[[], None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def hear(self, said: NestedCall, buffers: list[Any]) -> None:
+        """Do what a task says of its calls."""
+        if name := said.get("call"):
+            self._tasks[name] = asyncio.ensure_future(self._serve(name, said, buffers))
+        elif name := said.get("cancel"):
+            self._stop(name)
+        elif let_go := self._held.pop(said.get("received", ""), None):
+            let_go()
+
+    def _stop(self, name: str) -> None:
+        if child := self._running.get(name):
+            child.interrupt(False)
+        elif task := self._tasks.get(name):
+            task.cancel()  # while its cluster starts
+
+    def stop(self) -> None:
+        """Stop what is under way; who waits for it is told so."""
+        for name in list(self._tasks):
+            self._stop(name)
+
+    async def close(self) -> None:
+        """Stop what is still under way: nobody waits for it any more."""
+        self.stop()
+        if tasks := [task for task in self._tasks.values() if not task.done()]:
+            await asyncio.wait(tasks)
+        for let_go in self._held.values():
+            let_go()
+
+    async def _serve(self, name: str, said: NestedCall, buffers: list[Any]) -> None:
+        try:
+            reply, frames = await self._run(name, said, buffers)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller raises it
+            reply, frames = replies.told(error, "cluster")
+        finally:
+            self._tasks.pop(name, None)
+            self._running.pop(name, None)
+        self._client.answer_call(name, reply, frames)
+
+    async def _run(
+        self, name: str, said: NestedCall, buffers: list[Any]
+    ) -> tuple[TaskReply, list[Any]]:
+        about = pickle.loads(buffers[0])
+        environment = self._runs.environment(about["environment"])
+        if about["cache"].is_enabled():
+            return await self._recall(name, said, buffers, environment)
+        task = CellTask(
+            code=f"{about['name']}(...)",
+            name=about["name"],
+            returns=(RESULT,),
+            cache=about["cache"],
+            cells=self._parent.run.task.cells,
+            call={},
+            **limits_of(about["timeout"], about["retries"]),
+        )
+        passed = Passed(said["inputs"], buffers[1:])
+        child = await self._runs.nest(self._parent, environment, task)
+        self._running[name] = child
+        await child.perform(Packed(passed, ""))
+        if child.answer is not None:
+            answer = child.answer
+            if (answer[0].get("outputs") or {}).get("segments"):
+                self._held[name] = child.let_go
+            return answer
+        error = child.run.exception()
+        assert error is not None
+        raise error
+
+    async def _recall(
+        self, name: str, said: NestedCall, buffers: list[Any], environment: Environment
+    ) -> tuple[TaskReply, list[Any]]:
+        values: dict[str, Any] = await beside(
+            lambda: transfer.unpack(said["inputs"], buffers[1:]), lambda _: None
+        )
+        cells = self._parent.run.task.cells
+        task = as_run(values["task"], values["args"], values["kwargs"], cells)
+        run, child = await self._runs.recall(self._parent, environment, task)
+        if child is not None:
+            self._running[name] = child
+            try:
+                packed = await beside(
+                    lambda: pack_for(child.cluster, task.values, child.local_modules),
+                    lambda late: late.parcel.close(),
+                )
+            except BaseException as problem:
+                run.end("failed", problem)
+                raise
+            await child.perform(packed)
+        if error := run.exception():
+            raise error
+        folder = self._parent.cluster.folder
+        parcel: Parcel = await beside(
+            lambda: transfer.pack(run.outputs, folder=folder), lambda late: late.close()
+        )
+        if parcel.header["segments"]:
+            self._held[name] = parcel.close
+        reply: TaskReply = {"status": "ok", "outputs": parcel.header, "refs": {}}
+        return reply, parcel.frames
+
+
+def declared_as(
+    fields: Mapping[str, Any], namespace: Mapping[str, object], known: Mapping[str, Any]
+) -> Any:
+    """Return an environment of the notebook by its name, or one made of what a task knows of it."""
+    try:
+        return find(fields["name"], namespace, known)
+    except EnvironmentNotFound:
+        import flyte
+
+        return flyte.TaskEnvironment(**fields)

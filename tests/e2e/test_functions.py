@@ -1,0 +1,308 @@
+"""Task functions of the notebook, run on their environment's cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.notebook import notebook
+
+FUNCTIONS = """\
+import asyncio, os, pathlib, sys, time
+import flyte
+import flyte_jupyter
+env = flyte.TaskEnvironment(name="plain")
+
+@env.task
+async def doubled(x: int) -> int:
+    return 2 * x
+
+@env.task
+def added(x: int, y: int = 1) -> int:
+    return x + y
+"""
+DASK = """\
+import flyte, flyte_jupyter
+from flyteplugins.dask import Dask, WorkerGroup
+image = "auto"
+def transform(x):
+    import os
+    return x + 1, os.getpid()
+"""
+SPEC = """\
+# Define the Dask cluster configuration
+dask_config = Dask(
+    workers=WorkerGroup(number_of_workers=4)
+)
+
+# Create a task environment that enables Dask
+env = flyte.TaskEnvironment(
+    name="dask_env",
+    plugin_config=dask_config,
+    image=image,
+)
+
+# Any task in this environment has access to the Dask cluster
+@env.task
+async def process_data(data: list) -> list:
+    from distributed import Client
+
+    client = Client()  # Automatically connects to the provisioned cluster
+    futures = client.map(transform, data)
+    return client.gather(futures)
+"""
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    with notebook(tmp_path_factory.mktemp("functions"), FUNCTIONS) as book:
+        yield book
+
+
+def declared(book, code):
+    """Declare a task `f` in a cell of its own."""
+    book.run(code if "@" in code else f"@env.task\n{code}")
+
+
+def test_the_example_of_the_spec_runs_as_it_is_printed(tmp_path):
+    with notebook(tmp_path, DASK, SPEC) as book:
+        book.run("got = await flyte_jupyter.run(process_data, data=list(range(20)))")
+        assert book.value("[x for x, _ in got]") == list(range(1, 21))
+        assert book.value("len({pid for _, pid in got})") >= 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "await flyte_jupyter.run(doubled, 21)",
+        "flyte_jupyter.run(doubled, x=21).result()",
+        "await flyte_jupyter.run(added, 41)",
+        "flyte_jupyter.run(added, 40, y=2).result()",
+        "(await asyncio.gather(*[flyte_jupyter.run(doubled, n) for n in (7, 21)]))[1]",
+    ],
+)
+def test_a_call_gives_the_value(book, call):
+    assert book.value(call) == 42
+
+
+def test_values_cross_as_they_are(book):
+    book.run("import numpy")
+    declared(book, "def f(array, things):\n    array[0] = 7\n    return array, things, os.getpid()")
+    book.run("mine, things = numpy.zeros(10**6), {'a': {1, 2}, 'f': doubled}")
+    book.run("theirs, back, pid = await flyte_jupyter.run(f, mine, things)")
+    assert book.value("(float(mine[0]), float(theirs[0]), back['a'], pid == os.getpid())") == (
+        0,
+        7,
+        {1, 2},
+        False,
+    )
+    book.run("theirs[1] = 8")
+
+
+def test_the_function_prints_in_the_cell_that_calls_and_knows_its_context(book):
+    declared(book, "def f():\n    print(flyte.ctx().action.name, '\u00e4')\n    return __name__")
+    cell = book.run("await flyte_jupyter.run(f)")
+    assert cell.stdout.startswith("f-")
+    assert cell.stdout.endswith("\u00e4\n")
+
+
+def test_a_function_that_is_no_coroutine_may_run_a_loop_of_its_own(book):
+    declared(book, "def f():\n    async def g(): return 42\n    return asyncio.run(g())")
+    assert book.value("await flyte_jupyter.run(f)") == 42
+
+
+def test_helpers_are_fresh_after_each_edit(book):
+    book.run("def helper(): return 1")
+    declared(book, "def f(): return helper()")
+    assert book.value("await flyte_jupyter.run(f)") == 1
+    book.run("def helper(): return 2")
+    assert book.value("await flyte_jupyter.run(f)") == 2
+
+
+def test_the_users_own_exception_is_raised_with_the_remote_traceback(book):
+    book.run("class Own(Exception): pass")
+    declared(book, "def f(x):\n    if x:\n        raise Own('no', x)")
+    error = book.fail("await flyte_jupyter.run(f, 3)")
+    assert error.name == "Own"
+    assert "----> 4         raise Own('no', x)" in error.traceback
+    assert "functions.py" not in error.traceback
+    book.run(
+        "try:\n    flyte_jupyter.run(f, 3).result()\n"
+        "except Own as e:\n    caught = e.args, e.__cause__"
+    )
+    assert book.value("caught[0]") == ("no", 3)
+    assert "raise Own('no', x)" in book.value("str(caught[1])")
+
+
+def test_exit_is_an_error_of_the_task_and_nothing_hangs(book):
+    declared(book, "def f(): sys.exit(3)")
+    error = book.fail("await flyte_jupyter.run(f)")
+    assert error.name == "RemoteError"
+    assert "the task called sys.exit(): exit code 3" in error.value
+
+
+@pytest.mark.parametrize(
+    "kind", ["def f():\n    {}time.sleep(600)", "async def f():\n    {}await asyncio.sleep(600)"]
+)
+@pytest.mark.parametrize("wait", ["await run", "run.result()"])
+def test_an_interrupt_of_the_wait_stops_the_function(book, kind, wait):
+    declared(book, kind.format("print('in', flush=True); "))
+    cell = book.submit(f"run = flyte_jupyter.run(f)\n{wait}")
+    book.until_printed(cell, "in\n")
+    book.interrupt()
+    assert book.wait(cell).error.name in ("KeyboardInterrupt", "CancelledError")
+    book.run("for _ in range(500):\n    if run.done: break\n    await asyncio.sleep(0.02)")
+    assert book.value("run.state") == "cancelled"
+
+
+def test_cancel_stops_the_function(book):
+    declared(book, "def f():\n    print('in', flush=True)\n    time.sleep(600)")
+    cell = book.submit(
+        "run = flyte_jupyter.run(f)\nwhile not run.log(): await asyncio.sleep(0.02)\nrun.cancel()\n"
+        "try: run.result()\nexcept KeyboardInterrupt: print('stopped')"
+    )
+    assert "stopped" in book.wait(cell).stdout
+
+
+def test_retries_back_off_and_a_final_error_ends_them(book, tmp_path):
+    tally = tmp_path / "tally"
+    book.run(f"tally = {str(tally)!r}\nfrom datetime import timedelta")
+    declared(
+        book,
+        "@env.task(retries=flyte.RetryStrategy(count=3, backoff=flyte.Backoff("
+        "base=timedelta(milliseconds=100), factor=2, cap=timedelta(seconds=1))))\n"
+        "def f(last):\n    with open(tally, 'a') as file: print(time.time(), file=file)\n"
+        "    if len(open(tally).readlines()) < last: raise ValueError\n    return 'done'",
+    )
+    assert book.value("await flyte_jupyter.run(f, 3)") == "done"
+    first, second, third = map(float, tally.read_text().split())
+    assert second - first >= 0.1
+    assert third - second >= 0.2
+    tally.unlink()
+    declared(
+        book,
+        "@env.task(retries=3)\ndef f():\n    with open(tally, 'a') as file: print(1, file=file)\n"
+        "    raise flyte.errors.NonRecoverableError('of no use')",
+    )
+    assert "of no use" in book.fail("await flyte_jupyter.run(f)").value
+    assert tally.read_text() == "1\n"
+
+
+def test_time_limits(book):
+    declared(book, "@env.task(timeout=1)\ndef f(): time.sleep(600)")
+    error = book.fail("await flyte_jupyter.run(f)")
+    assert (error.name, "longer than its 1 s" in error.value) == ("TaskTimeout", True)
+    declared(
+        book,
+        "@env.task(timeout=flyte.Timeout(deadline=1), retries=9)\n"
+        "def f():\n    time.sleep(0.3)\n    raise ValueError",
+    )
+    error = book.fail("await flyte_jupyter.run(f)")
+    assert (error.name, "longer than its 1 s" in error.value) == ("TaskTimeout", True)
+    declared(
+        book,
+        "from datetime import timedelta\nlate = flyte.TaskEnvironment(name='late')\n"
+        "@late.task(timeout=flyte.Timeout(max_queued_time=timedelta(milliseconds=1)))\n"
+        "def f(): return 1",
+    )
+    error = book.fail("await flyte_jupyter.run(f)")
+    assert (error.name, "waited longer than its 0.001 s" in error.value) == ("TaskTimeout", True)
+
+
+def test_a_cached_result_is_used_until_a_helper_changes(book, tmp_path):
+    book.run(
+        f"tally = {str(tmp_path / 'tally')!r}\n"
+        f"%config FlyteJupyter.cache_folder = {str(tmp_path / 'cache')!r}"
+    )
+    book.run("def helper(): return 1")
+    declared(
+        book,
+        "@env.task(cache=flyte.Cache('auto', ignored_inputs=('where',)))\n"
+        "def f(x, where):\n    open(where, 'a').write('.')\n    return x + helper()",
+    )
+    call = "flyte_jupyter.run(f, {}, where=tally)"
+    assert book.value(f"await {call.format(1)}") == 2
+    cell = book.run(f"run = {call.format(1)}\nprint(await run, run.state)")
+    assert cell.stdout == "2 cached\n"
+    assert book.value(f"await {call.format(2)}") == 3
+    book.run("def helper(): return 10")
+    assert book.value(f"await {call.format(1)}") == 11
+    assert (tmp_path / "tally").read_text() == "..."
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            "flyte_jupyter.run(added)",
+            "added cannot be called like that: missing a required argument",
+        ),
+        ("flyte_jupyter.run(added, 1, z=2)", "unexpected keyword argument 'z'"),
+        ("flyte_jupyter.run(len, 1)", "only a task can be run"),
+        ("flyte_jupyter.run(env)", "this is an environment"),
+        ("flyte_jupyter.run(doubled, (i for i in ()))", "generator"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_nothing_runs(book, call, said):
+    error = book.fail(call)
+    assert said in error.value
+    assert "\n" not in error.value
+
+
+def test_a_task_whose_environment_is_gone_says_so(book):
+    book.run("other = flyte.TaskEnvironment(name='other')\n@other.task\ndef f(): pass\ndel other")
+    book.run("import cloudpickle\nf = cloudpickle.loads(cloudpickle.dumps(f))  # its link is cut")
+    error = book.fail("flyte_jupyter.run(f)")
+    assert "the environment of f is gone" in error.value
+
+
+def test_a_run_shows_itself(book):
+    cell = book.run("run = flyte_jupyter.run(doubled, 1)\nrun.result()\nrun")
+    assert "<Run doubled-" in cell.result
+    assert "in plain: succeeded" in cell.result
+    assert "succeeded" in cell.of("execute_result")[-1]["data"]["text/html"]
+    assert "doubled-" in book.run("%flyte runs").result
+
+
+def test_a_report_is_shown_below_the_cell_and_brought_up_to_date(book):
+    declared(
+        book,
+        "@env.task(report=True)\nasync def f():\n"
+        "    await flyte.report.log.aio('<b>one</b>', do_flush=True)\n"
+        "    await flyte.report.log.aio('<b>two</b>')",
+    )
+    cell = book.run("await flyte_jupyter.run(f)")
+    first, last = cell.of("display_data", "update_display_data")
+    assert first["transient"] == last["transient"]
+    assert "&lt;b&gt;one&lt;/b&gt;" in first["data"]["text/html"]
+    assert "two" not in first["data"]["text/html"]
+    assert "&lt;b&gt;two&lt;/b&gt;" in last["data"]["text/html"]
+    declared(book, "def f():\n    flyte.report.replace('<i>all</i>', do_flush=True)")
+    (shown,) = book.run("await flyte_jupyter.run(f)").displays
+    assert "all" in shown["text/html"]
+
+
+def test_checkpoints_outlive_an_attempt(book):
+    declared(
+        book,
+        "@env.task(retries=1)\ndef f():\n    checkpoint = flyte.ctx().checkpoint\n"
+        "    before = checkpoint.load_sync()\n"
+        "    if before is None or not before.exists() or not before.is_file():\n"
+        "        checkpoint.save_sync(b'step 1')\n        raise ValueError\n"
+        "    return before.read_bytes()",
+    )
+    assert book.value("await flyte_jupyter.run(f)") == b"step 1"
+
+
+def test_traces_and_groups_run(book):
+    declared(
+        book,
+        "@flyte.trace\nasync def step(x): return x + 1\n"
+        "@env.task\nasync def f(x):\n    with flyte.group('g'):\n        return await step(x)",
+    )
+    assert book.value("await flyte_jupyter.run(f, 41)") == 42
+
+
+def test_an_override_holds(book):
+    declared(book, "def f(): time.sleep(600)")
+    error = book.fail("await flyte_jupyter.run(f.override(timeout=1))")
+    assert error.name == "TaskTimeout"

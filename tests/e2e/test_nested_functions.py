@@ -1,0 +1,267 @@
+"""Task functions that call task functions, each on its own environment's cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import leaks
+from tests.notebook import notebook
+
+FUNCTIONS = """\
+import asyncio, os, time
+import flyte
+import flyte_jupyter
+from flyteplugins.dask import Dask, WorkerGroup
+leaf_env = flyte.TaskEnvironment(name="leaves")
+env = flyte.TaskEnvironment(name="trunk", depends_on=[leaf_env])
+dask_env = flyte.TaskEnvironment(
+    name="dask", plugin_config=Dask(workers=WorkerGroup(number_of_workers=2))
+)
+
+@leaf_env.task
+async def leaf(x: int) -> int:
+    await asyncio.sleep(0.01)
+    return x + 1
+
+@leaf_env.task
+def blocking_leaf(x: int) -> int:
+    time.sleep(0.01)
+    return x + 1
+
+@leaf_env.task
+def where() -> int:
+    return os.getpid()
+
+@dask_env.task
+async def summed(numbers: list) -> int:
+    from distributed import Client
+    return Client().submit(sum, numbers).result()
+"""
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    with notebook(tmp_path_factory.mktemp("nested"), FUNCTIONS) as book:
+        yield book
+
+
+def declared(book, code, environment="env"):
+    book.run(code if "@" in code else f"@{environment}.task\n{code}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "async def f(n):\n    return await leaf(n)",
+        "def f(n):\n    return blocking_leaf(n)",
+        "async def f(n):\n    return await blocking_leaf.aio(n)",
+        "def f(n):\n    return asyncio.run(leaf(n))",
+        "async def f(n):\n    return (await asyncio.gather(leaf(0), leaf(n)))[1]",
+        "async def f(n):\n    return [x async for x in flyte.map.aio(leaf, [n])][0]",
+        "def f(n):\n    return list(flyte.map(leaf, [0, n]))[1]",
+        "def f(n):\n    return list(flyte.map(blocking_leaf, [0, n], concurrency=1))[1]",
+    ],
+)
+def test_a_task_calls_another_of_another_environment(book, body):
+    declared(book, body)
+    assert book.value("await flyte_jupyter.run(f, 41)") == 42
+
+
+def test_each_runs_in_the_driver_of_its_own_environment(book):
+    declared(book, "def f(): return os.getpid(), where(), where()")
+    here, there, again = book.value("await flyte_jupyter.run(f)")
+    assert here != there
+    assert there == again
+
+
+def test_a_chain_through_engines_is_one_tree_of_runs(book):
+    declared(
+        book, "async def chain(n):\n    return await summed([await leaf(x) for x in range(n)])"
+    )
+    assert book.value("await flyte_jupyter.run(chain, 3)") == 6
+    lines = [line.split() for line in book.run("%flyte runs -n 5").result.splitlines()]
+    rows = [line for line in lines if "succeeded" in line]
+    assert [row[0] == "└" for row in rows] == [False, True, True, True, True]
+    assert [row[-4 if row[0] == "└" else -3] for row in rows]
+
+
+def test_tasks_that_wait_for_each_other_do_not_stand_in_each_others_way(book):
+    declared(
+        book,
+        "@env.task\nasync def ping(n):\n    return n and await pong(n - 1)\n"
+        "@leaf_env.task\nasync def pong(n):\n    return n and await ping(n - 1)\n"
+        "@env.task\ndef factorial(n):\n    return 1 if n < 2 else n * factorial(n - 1)",
+    )
+    assert book.value("await flyte_jupyter.run(ping, 6)") == 0
+    assert book.value("await flyte_jupyter.run(factorial, 5)") == 120
+
+
+def test_mapped_tasks_run_at_the_same_time(book, tmp_path):
+    """Each waits for all others: one after the other they would never end."""
+    place = str(tmp_path)
+    declared(
+        book,
+        "@leaf_env.task\ndef meet(n, of, place):\n    open(f'{place}/{n}', 'w').close()\n"
+        "    while len(os.listdir(place)) < of: time.sleep(0.01)\n    return n\n"
+        "@env.task\ndef f(of, place):\n"
+        "    import functools\n"
+        "    return list(flyte.map(functools.partial(meet, of=of, place=place), range(of)))",
+    )
+    assert book.value(f"await flyte_jupyter.run(f, 8, {place!r})") == list(range(8))
+
+
+def test_values_cross_as_they_are(book):
+    declared(
+        book,
+        "@leaf_env.task\ndef scaled(array, by):\n    array *= by\n    return array\n"
+        "@env.task\ndef f(array):\n    twice = scaled(array, 2)\n    twice[0] = 7\n"
+        "    return float(array[1]), float(twice[0]), float(twice[1])",
+    )
+    book.run("import numpy")
+    assert book.value("await flyte_jupyter.run(f, numpy.ones(10**6))") == (1.0, 7.0, 2.0)
+
+
+def test_the_users_own_exception_arrives_in_the_caller(book):
+    declared(
+        book,
+        "class Own(Exception): pass\n"
+        "@leaf_env.task\nasync def fails(x): raise Own('no', x)\n"
+        "@leaf_env.task\ndef blocking_fails(x): raise Own('no', x)\n"
+        "@env.task\nasync def f():\n    try: await fails(1)\n    except Own as e: return e.args\n"
+        "@env.task\ndef g():\n    try: blocking_fails(2)\n    except Own as e: return e.args",
+    )
+    assert book.value("await flyte_jupyter.run(f)") == ("no", 1)
+    assert book.value("await flyte_jupyter.run(g)") == ("no", 2)
+
+
+def test_what_nested_tasks_print_is_shown_in_the_cell(book):
+    declared(
+        book,
+        "@leaf_env.task\ndef speaks(x): print('leaf', x)\n"
+        "@env.task\ndef f():\n    print('before')\n    speaks(1)\n    print('after')",
+    )
+    cell = book.run("await flyte_jupyter.run(f)")
+    assert sorted(cell.stdout.split("\n")) == ["", "after", "before", "leaf 1"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["async def f():\n    await asyncio.gather(slow(), slow())", "def f():\n    blocking_slow()"],
+)
+def test_an_interrupt_stops_nested_tasks_too(book, tmp_path, body):
+    tally = tmp_path / "tally"
+    declared(
+        book,
+        f"tally = {str(tally)!r}\n"
+        "@leaf_env.task\nasync def slow():\n    try:\n        print('in', flush=True)\n"
+        "        await asyncio.sleep(600)\n    finally:\n        open(tally, 'a').write('out ')\n"
+        "@leaf_env.task\ndef blocking_slow():\n    try:\n        print('in', flush=True)\n"
+        "        time.sleep(600)\n    finally:\n        open(tally, 'a').write('out ')",
+    )
+    declared(book, body)
+    cell = book.submit("run = flyte_jupyter.run(f)\nrun.result()")
+    book.until_printed(cell, "in\n")
+    book.interrupt()
+    assert book.wait(cell).error.name == "KeyboardInterrupt"
+    assert leaks.until(lambda: tally.exists() and tally.read_text().startswith("out"))
+    assert book.value("await flyte_jupyter.run(leaf, 1)") == 2
+
+
+def test_a_sibling_that_fails_ends_neither_the_driver_nor_the_sdks_own_loop(book):
+    declared(
+        book,
+        "@leaf_env.task\nasync def fails(x):\n    raise ValueError(x)\n"
+        "@leaf_env.task\nasync def long(x):\n    await asyncio.sleep(600)\n"
+        "@env.task\nasync def f():\n    await asyncio.gather(long(0), fails(1))\n"
+        "@env.task\nasync def g():\n    asyncio.ensure_future(long(0))\n"
+        "    await asyncio.sleep(0.2)\n"
+        "@env.task\ndef h():\n    for _ in flyte.map(long, [0, 1]): pass\n"
+        "@env.task\ndef here(): return os.getpid()",
+    )
+    driver = book.value("await flyte_jupyter.run(here)")
+    assert book.fail("await flyte_jupyter.run(f)").name == "ValueError"
+    book.run("await flyte_jupyter.run(g)")
+    cell = book.submit(
+        "run = flyte_jupyter.run(h)\nawait asyncio.sleep(1)\nrun.cancel()\nrun.result()"
+    )
+    assert book.wait(cell).error.name == "KeyboardInterrupt"
+    assert book.value("await flyte_jupyter.run(here)") == driver
+    declared(book, "def f(n):\n    return list(flyte.map(leaf, range(n)))")
+    assert book.value("await flyte_jupyter.run(f, 3)") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("call", ["slow()", "blocking_slow.aio()"])
+def test_a_nested_task_that_is_cancelled_is_stopped(book, tmp_path, call):
+    tally = tmp_path / "tally"
+    declared(
+        book,
+        f"tally = {str(tally)!r}\n"
+        "@leaf_env.task\nasync def slow():\n    try: await asyncio.sleep(600)\n"
+        "    finally: open(tally, 'a').write('out')\n"
+        "@leaf_env.task\ndef blocking_slow():\n    try:\n"
+        "        for _ in range(60000): time.sleep(0.01)\n"
+        "    finally: open(tally, 'a').write('out')\n"
+        "@env.task\nasync def f():\n    try:\n        async with asyncio.timeout(0.5):\n"
+        f"            await {call}\n    except TimeoutError:\n"
+        "        for _ in range(1000):\n            if os.path.exists(tally): return 'stopped'\n"
+        "            await asyncio.sleep(0.01)",
+    )
+    assert book.value("await flyte_jupyter.run(f)") == "stopped"
+
+
+def test_an_interrupt_reaches_through_tasks_that_wait_for_each_other(book):
+    declared(
+        book,
+        "@env.task\ndef deep(n):\n    if n: return deep(n - 1)\n    print('in', flush=True)\n"
+        "    while True: time.sleep(0.01)",
+    )
+    cell = book.submit("run = flyte_jupyter.run(deep, 3)\nrun.result()")
+    book.until_printed(cell, "in\n")
+    book.interrupt()
+    assert book.wait(cell, 8).error.name == "KeyboardInterrupt"  # before drivers are replaced
+
+
+def test_what_nested_tasks_return_is_given_back(book):
+    declared(
+        book,
+        "@leaf_env.task\ndef large(): return bytes(1_000_000)\n"
+        "@leaf_env.task\ndef held():\n"
+        "    return sum('memfd' in os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir("
+        "'/proc/self/fd') if os.path.islink(f'/proc/self/fd/{fd}'))\n"
+        "@env.task\ndef f():\n    for _ in range(20): large()\n    return held()",
+    )
+    assert book.value("await flyte_jupyter.run(f)") < 5
+
+
+def test_a_run_cannot_be_started_from_a_task(book):
+    declared(book, "def f(): flyte_jupyter.run(leaf, 1)")
+    assert "this is a task already" in book.fail("await flyte_jupyter.run(f)").value
+
+
+def test_a_cached_task_runs_once(book, tmp_path):
+    tally, folder = tmp_path / "tally", tmp_path / "cache"
+    book.run(f"%config FlyteJupyter.cache_folder = {str(folder)!r}")
+    declared(
+        book,
+        "@leaf_env.task(cache=flyte.Cache('auto', ignored_inputs=('where',)))\n"
+        "def counted(x, where):\n    open(where, 'a').write('.')\n    return x + 1\n"
+        "@env.task\ndef f(where):\n    return [counted(x, where) for x in (1, 1, 2)]",
+    )
+    assert book.value(f"await flyte_jupyter.run(f, {str(tally)!r})") == [2, 2, 3]
+    assert tally.read_text() == ".."
+
+
+def test_retries_of_a_nested_task(book, tmp_path):
+    tally = str(tmp_path / "tally")
+    declared(
+        book,
+        "@leaf_env.task(retries=2)\ndef flaky(where):\n    open(where, 'a').write('.')\n"
+        "    if len(open(where).read()) < 3: raise ValueError\n    return 'done'\n"
+        "@env.task\nasync def f(where): return await flaky.aio(where)",
+    )
+    assert book.value(f"await flyte_jupyter.run(f, {tally!r})") == "done"
+
+
+def test_a_cell_may_call_tasks_too(book):
+    book.run("%%flyte_task env -o got\ngot = await leaf(41)")
+    assert book.value("got") == 42

@@ -145,6 +145,9 @@ class Execution:
             packed.parcel.close()
             for limit in self._limits:
                 limit.cancel()
+            # What refers back to this would keep the run, and its refs, until the next collection.
+            self._limits.clear()
+            self._nesting = None
             if self._killer:
                 self._killer.cancel()
 

@@ -27,6 +27,7 @@ PUBLIC = [
     "TaskTimeout",
     "UsageError",
     "load_ipython_extension",
+    "run",
     "session",
     "unload_ipython_extension",
 ]

@@ -13,7 +13,7 @@ import inspect
 import threading
 import types
 from asyncio.events import _set_running_loop
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -80,12 +80,24 @@ class Call:
         function = getattr(self.task, "func", self.task.execute)
         if inspect.iscoroutinefunction(function):
             return await function(*self.args, **self.kwargs)
-        loop = asyncio.get_running_loop()
-        _set_running_loop(None)
-        try:
+        with _no_loop():
             return function(*self.args, **self.kwargs)
-        finally:
-            _set_running_loop(loop)
+
+
+@contextlib.contextmanager
+def _no_loop() -> Iterator[None]:
+    """Hide from this thread that a loop runs in it, and which of its tasks does."""
+    loop = asyncio.get_running_loop()
+    # Python 3.14 lets a thread be in one task, of whatever loop; those before in one of each loop.
+    swap = getattr(asyncio.tasks, "_swap_current_task", None)
+    task = swap(loop, None) if swap else None
+    _set_running_loop(None)
+    try:
+        yield
+    finally:
+        _set_running_loop(loop)
+        if swap:
+            swap(loop, task)
 
 
 def _own_frames(trace: types.TracebackType | None, function: Any) -> types.TracebackType | None:

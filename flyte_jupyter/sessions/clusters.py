@@ -261,6 +261,11 @@ class Cluster:
                 return
             await self._changed.wait()
 
+    @property
+    def used(self) -> bool:
+        """Whether a run is under way on it."""
+        return self._users > 0
+
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep the cluster for a run; afterwards it may be one that goes by itself."""

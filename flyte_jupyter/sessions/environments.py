@@ -167,6 +167,25 @@ def declared_in(namespace: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
             yield variable, value
 
 
+def named(name: str, namespace: Mapping[str, object], declared: Mapping[str, Any]) -> Any:
+    """Find an environment by its own name alone, as a task knows it.
+
+    Parameters
+    ----------
+    name, namespace, declared
+        As `find` has them.
+
+    Raises
+    ------
+    EnvironmentNotFound
+        There is none.
+    """
+    for value in (*declared.values(), *(found for _, found in declared_in(namespace))):
+        if value.name == name:
+            return value
+    raise EnvironmentNotFound(f"no environment is called {name!r}")
+
+
 def find(name: str, namespace: Mapping[str, object], declared: Mapping[str, Any]) -> Any:
     """Find an environment by variable or by its own name.
 

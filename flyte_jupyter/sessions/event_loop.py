@@ -14,6 +14,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from flyte_jupyter.sessions.waiting import result_of
+
 T = TypeVar("T")
 
 
@@ -65,7 +67,7 @@ class EventLoopThread:
         """
         future = self.submit(coroutine)
         try:
-            return future.result(timeout)
+            return result_of(future, timeout)
         except BaseException:
             future.cancel()
             raise

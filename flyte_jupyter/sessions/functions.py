@@ -9,7 +9,7 @@ from typing import Any
 
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.errors import EnvironmentNotFound, UsageError
-from flyte_jupyter.sessions.environments import find
+from flyte_jupyter.sessions.environments import named
 from flyte_jupyter.sessions.runs import CellTask
 
 
@@ -103,7 +103,7 @@ def environment_of(task: Any, namespace: Mapping[str, object], declared: Mapping
             f"{task.short_name} belongs to no environment", fix="Declare it with @env.task."
         )
     try:
-        return find(name, namespace, declared)
+        return named(name, namespace, declared)
     except EnvironmentNotFound:
         raise EnvironmentNotFound(
             f"the environment of {task.short_name} is gone",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +16,7 @@ from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.driver.wire import NestedCall, TaskReply
 from flyte_jupyter.errors import EnvironmentNotFound
 from flyte_jupyter.sessions.beside import beside
-from flyte_jupyter.sessions.environments import Environment, find
+from flyte_jupyter.sessions.environments import Environment, named
 from flyte_jupyter.sessions.functions import as_run, limits_of
 from flyte_jupyter.sessions.packing import Packed, pack_for
 from flyte_jupyter.sessions.runs import CellTask, Run
@@ -127,12 +128,16 @@ class Nesting:
         passed = Passed(said["inputs"], buffers[1:])
         child = await self._runs.nest(self._parent, environment, task)
         self._running[name] = child
-        await child.perform(Packed(passed, ""))
-        if child.answer is not None:
-            answer = child.answer
-            if (answer[0].get("outputs") or {}).get("segments"):
-                self._held[name] = child.let_go
-            return answer
+        with contextlib.ExitStack() as until_received:
+            # Its driver has the value until then: a cluster that goes by itself has to wait.
+            until_received.enter_context(child.cluster.in_use())
+            await child.perform(Packed(passed, ""))
+            if child.answer is not None:
+                answer = child.answer
+                if (answer[0].get("outputs") or {}).get("segments"):
+                    until_received.callback(child.let_go)
+                    self._held[name] = until_received.pop_all().close
+                return answer
         error = child.run.exception()
         assert error is not None
         raise error
@@ -174,7 +179,7 @@ def declared_as(
 ) -> Any:
     """Return an environment of the notebook by its name, or one made of what a task knows of it."""
     try:
-        return find(fields["name"], namespace, known)
+        return named(fields["name"], namespace, known)
     except EnvironmentNotFound:
         import flyte
 

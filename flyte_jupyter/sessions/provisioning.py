@@ -55,8 +55,11 @@ class Provisioner:
         """Return a cluster that is declared and no more."""
         return Cluster(environment, self.backend, self._config)
 
-    def start(self, cluster: Cluster) -> Coroutine[Any, Any, None]:
+    def start(self, cluster: Cluster) -> Coroutine[Any, Any, Cluster]:
         """Return what begins to start a cluster, with the values that its secrets have now.
+
+        It gives the cluster, or else another one of that environment, whose start somebody began
+        meanwhile: two would be one too many.
 
         Raises
         ------
@@ -68,13 +71,17 @@ class Provisioner:
 
     async def _start(
         self, cluster: Cluster, asked: ClusterSpec, secrets: Mapping[str, str]
-    ) -> None:
-        before = self.clusters.get(cluster.name)
-        if before is not None and before.state == "stopping":
+    ) -> Cluster:
+        while before := self.clusters.get(cluster.name):
+            if before.running:
+                return before
+            if before.state != "stopping":
+                break
             await before.stop()
         cluster.on_dead = self._dismiss
         self.clusters[cluster.name] = self._by_id[cluster.id] = cluster
         await cluster.start(asked, secrets, new_key())
+        return cluster
 
     def is_in_line(self, cluster: Cluster, environment: Environment) -> bool:
         """Tell whether a running cluster is what its environment declares now; from any thread."""
@@ -109,9 +116,7 @@ class Provisioner:
     ) -> Cluster:
         self._report(f"{environment.name} is declared differently now: its cluster starts anew.")
         await cluster.stop()
-        cluster = self.new(environment)
-        await self._start(cluster, asked, secrets)
-        return cluster
+        return await self._start(self.new(environment), asked, secrets)
 
     def _secrets(self, environment: Environment) -> dict[str, str]:
         return resolve_secrets(environment, self._config.secret_resolver)

@@ -28,6 +28,7 @@ from flyte_jupyter.sessions.provisioning import Provisioner
 from flyte_jupyter.sessions.refs import Ref
 from flyte_jupyter.sessions.run_logs import keep_within_bounds
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
+from flyte_jupyter.sessions.waiting import TURN
 
 _RUNS_KEPT = 200
 
@@ -103,14 +104,17 @@ class Runner:
                 cluster = self._loop.run(self._clusters.bring_in_line(cluster, environment))
             return cluster, *self._pack(cluster, task)
         # What cannot be pickled is said before a cluster is started for it.
-        cluster = self._clusters.new(environment)
-        task, packed = self._pack(cluster, task)
+        made = self._clusters.new(environment)
+        task, packed = self._pack(made, task)
         try:
-            self._loop.run(self._clusters.start(cluster))
+            cluster = self._loop.run(self._clusters.start(made))
         except BaseException:
             packed.parcel.close()
             raise
-        return cluster, task, packed
+        if cluster is made:
+            return made, task, packed
+        packed.parcel.close()  # a call of a task was faster, and its cluster keeps other inputs
+        return cluster, *self._pack(cluster, task)
 
     def _pack(self, cluster: Cluster, task: CellTask) -> tuple[CellTask, Packed]:
         """Pack inputs; refs of other drivers are fetched, for only their own knows them."""
@@ -201,17 +205,22 @@ class Runner:
         run.on_done(lambda: self._forget(run))
 
     async def _placed(self, environment: Environment) -> Cluster:
-        """Return an environment's cluster, which is started if there is none."""
+        """Return an environment's cluster, started if there is none, and as it is declared now.
+
+        One that is at work is taken as it is: the caller's own could not be started anew.
+        """
         async with self._placing[environment.name]:
-            cluster = self._clusters.running(environment)
-            if cluster is None:
-                cluster = made = self._clusters.new(environment)
-                starting = await beside(lambda: self._clusters.start(made), _close)
-                if running := self._clusters.running(environment):  # the notebook was faster
-                    starting.close()
-                    return running
-                await starting
-            return cluster
+            clusters, cluster = self._clusters, self._clusters.running(environment)
+            if cluster is not None and (cluster.used or clusters.is_in_line(cluster, environment)):
+                return cluster
+
+            def change() -> Coroutine[Any, Any, Cluster]:
+                if cluster is None:
+                    return clusters.start(clusters.new(environment))
+                return clusters.bring_in_line(cluster, environment)
+
+            changing = await beside(change, _close)
+            return await changing
 
     def _forget(self, run: Run) -> None:
         self._executions.pop(run.id, None)
@@ -228,7 +237,7 @@ class Runner:
             try:
                 if run.done:
                     break
-                if call := _next(execution.calls, 0.1 if tick else None):
+                if call := _next(execution.calls):
                     call()
                 elif tick:
                     tick(time.monotonic() - started)
@@ -296,11 +305,9 @@ def _close(coroutine: Coroutine[Any, Any, Any]) -> None:
     coroutine.close()
 
 
-def _next(
-    calls: queue.SimpleQueue[Callable[[], None] | None], timeout: float | None
-) -> Callable[[], None] | None:
-    """Return what the waiting thread is asked to call; None if nothing comes in time."""
+def _next(calls: queue.SimpleQueue[Callable[[], None] | None]) -> Callable[[], None] | None:
+    """Return what the waiting thread is asked to call; None if nothing comes for a moment."""
     try:
-        return calls.get(timeout=timeout)
+        return calls.get(timeout=TURN)
     except queue.Empty:
         return None

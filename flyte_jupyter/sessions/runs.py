@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from flyte_jupyter.sessions.run_logs import RunLog
+from flyte_jupyter.sessions.waiting import TURN, result_of
 
 RunState: TypeAlias = Literal[
     "queued", "starting", "running", "succeeded", "failed", "cancelled", "cached"
 ]
 _LONGEST_ERROR = 500
-_TURN = 0.1
 _numbers = itertools.count(1)
 
 
@@ -233,7 +233,7 @@ class Run:
         foreground = threading.current_thread() is threading.main_thread()
         if self._attached and timeout is None and foreground and not self.done:
             return self._controls.wait(self)
-        self._future.result(timeout)
+        result_of(self._future, timeout)
         return self._value()
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -244,7 +244,7 @@ class Run:
         try:
             # An interrupt of an await is heard by ipykernel only at its loop's next turn.
             while not future.done():
-                await asyncio.wait([future], timeout=_TURN)
+                await asyncio.wait([future], timeout=TURN)
         except asyncio.CancelledError:
             if self._attached:
                 self.cancel()

@@ -123,9 +123,7 @@ class Session:
         cluster = self._clusters.running(environment)
         if cluster is not None:
             return self._loop.run(self._clusters.bring_in_line(cluster, environment))
-        cluster = self._clusters.new(environment)
-        self._loop.run(self._clusters.start(cluster))
-        return cluster
+        return self._loop.run(self._clusters.start(self._clusters.new(environment)))
 
     @property
     def clusters(self) -> dict[str, Cluster]:

@@ -233,6 +233,18 @@ def test_what_nested_tasks_return_is_given_back(book):
     assert book.value("await flyte_jupyter.run(f)") < 5
 
 
+def test_the_cluster_of_a_nested_task_is_what_its_environment_declares_now(book):
+    code = (
+        "late_env = flyte.TaskEnvironment(name='late', env_vars={{'COLOUR': '{}'}})\n"
+        "@late_env.task\ndef colour(): return os.environ['COLOUR']\n"
+        "@env.task\ndef f(): return colour()"
+    )
+    book.run(code.format("red"))
+    assert book.value("await flyte_jupyter.run(f)") == "red"
+    book.run(code.format("blue"))
+    assert book.value("await flyte_jupyter.run(f)") == "blue"
+
+
 def test_a_run_cannot_be_started_from_a_task(book):
     declared(book, "def f(): flyte_jupyter.run(leaf, 1)")
     assert "this is a task already" in book.fail("await flyte_jupyter.run(f)").value
@@ -265,3 +277,18 @@ def test_retries_of_a_nested_task(book, tmp_path):
 def test_a_cell_may_call_tasks_too(book):
     book.run("%%flyte_task env -o got\ngot = await leaf(41)")
     assert book.value("got") == 42
+
+
+def test_a_cluster_that_goes_by_itself_waits_until_its_value_has_been_taken(book):
+    pytest.importorskip("ray")
+    declared(
+        book,
+        "import numpy as np\nfrom flyteplugins.ray import RayJobConfig, WorkerNodeConfig\n"
+        "ray_env = flyte.TaskEnvironment(name='short_ray', plugin_config=RayJobConfig(\n"
+        "    worker_node_config=[WorkerNodeConfig(group_name='w', replicas=1)],\n"
+        "    shutdown_after_job_finishes=True, ttl_seconds_after_finished=0))\n"
+        "@ray_env.task\ndef large(): return np.ones(2**23)\n"
+        "@env.task\ndef f(): return float(large().sum())",
+    )
+    assert book.value("await flyte_jupyter.run(f)") == 2**23
+    assert leaks.until(lambda: not book.processes("raylet"))

@@ -239,6 +239,7 @@ def test_nodes_whose_agents_always_die_end_the_task(elastic):
 
 def test_a_range_goes_on_with_the_nodes_that_are_left(elastic):
     body = f"""{GROUP}
+import time
 print("in", dist.get_world_size())
 if dist.get_world_size() == 2:
     time.sleep(600)

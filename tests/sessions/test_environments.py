@@ -6,7 +6,7 @@ import flyte
 import pytest
 
 from flyte_jupyter.errors import EnvironmentNotFound
-from flyte_jupyter.sessions.environments import Environment, declared_in, find
+from flyte_jupyter.sessions.environments import Environment, declared_in, find, named
 
 
 @pytest.fixture
@@ -30,6 +30,14 @@ def test_a_declared_one_is_found_and_a_variable_goes_first(notebook):
     declared = {"extra": flyte.TaskEnvironment(name="extra"), "train": object()}
     assert find("extra", notebook, declared).name == "extra"
     assert find("train", notebook, declared).name == "training"
+
+
+def test_a_tasks_environment_is_found_by_its_own_name_whatever_variables_are_called(notebook):
+    meant, other = flyte.TaskEnvironment(name="meant"), flyte.TaskEnvironment(name="other")
+    assert named("meant", {"meant": other, "x": meant}, {}) is meant
+    assert named("meant", {"meant": other}, {"meant": meant}) is meant
+    with pytest.raises(EnvironmentNotFound, match="'meant'"):
+        named("meant", {"meant": other}, {})
 
 
 def test_variables_that_begin_with_an_underscore_are_not_listed(notebook):

@@ -96,6 +96,16 @@ async def test_a_run_can_be_awaited_on_any_loop(session):
     assert isinstance(second.exception(), ZeroDivisionError)
 
 
+def test_a_cluster_that_two_ask_for_at_once_is_started_once(make_session):
+    session = make_session()
+    provisioner, environment = session._clusters, session.environment("plain")
+    first, second = provisioner.new(environment), provisioner.new(environment)
+    starting = [provisioner.start(each) for each in (first, second)]
+    assert [session._loop.run(each) for each in starting] == [first, first]
+    assert second.state == "declared"
+    assert run(session, "x = 1", returns=("x",)) == 1
+
+
 def test_runs_of_one_environment_take_turns(session):
     code = "import os, pathlib\np = pathlib.Path(os.devnull)\nimport time\nt0 = time.monotonic()\n"
     code += "time.sleep(0.05)\nspan = (t0, time.monotonic())"

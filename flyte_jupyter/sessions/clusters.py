@@ -64,6 +64,7 @@ class Cluster:
         self._backend = backend
         self._config = config
         self._client: DriverClient | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._generation = -1
         self._changed = asyncio.Event()
         self._users = 0
@@ -206,21 +207,29 @@ class Cluster:
         return ClusterError(f"the cluster of {self.name} was taken down", fix=_AGAIN)
 
     async def client(self) -> DriverClient:
-        """Return a connection to the present driver."""
+        """Return a connection to the present driver, which all runs share."""
         address = self._backend.address(self.id)
         if self._client is None:
-            self._client = client = DriverClient(address.connection)
+            self._client = DriverClient(address.connection)
             self._generation = address.generation
-            try:
-                await client.connect()
-            except BaseException:
-                if self._client is client:
-                    self._client = None
-                client.close()
-                raise
+            self._connecting = asyncio.ensure_future(self._connect(self._client))
+        if self._connecting is not None:
+            await asyncio.shield(self._connecting)  # a run that is stopped leaves it to the others
         if self._client is None:
             raise DriverLost(f"the driver of {self.name} ended", fix="Run the cell again.")
         return self._client
+
+    async def _connect(self, client: DriverClient) -> None:
+        try:
+            await client.connect()
+        except BaseException:
+            if self._client is client:
+                self._client = None
+            client.close()
+            raise
+        finally:
+            if self._client is client:
+                self._connecting = None
 
     async def restart_driver(self) -> None:
         """Replace the driver and return when the old one is gone; the rest of the cluster stays."""

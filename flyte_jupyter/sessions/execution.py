@@ -246,6 +246,8 @@ class Execution:
 
     async def _attempt(self, parcel: Parcel) -> None:
         self._client = client = await self.cluster.client()
+        if self._interrupted:
+            raise asyncio.CancelledError
         self._mapped = self._interrupt_waits = False
         self.run.begin()
         limit = self._limit(self.run.task.timeout)

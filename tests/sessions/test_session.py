@@ -106,6 +106,21 @@ def test_a_cluster_that_two_ask_for_at_once_is_started_once(make_session):
     assert run(session, "x = 1", returns=("x",)) == 1
 
 
+def test_a_run_that_is_stopped_while_it_connects_leaves_the_connection_to_others(make_session):
+    session = make_session()
+    cluster = session.ready(session.up("plain"))
+
+    async def connect():
+        first, second = (asyncio.ensure_future(cluster.client()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        return await second
+
+    client = session._loop.run(connect())
+    assert run(session, "x = 1", returns=("x",)) == 1
+    assert session._loop.run(cluster.client()) is client
+
+
 def test_runs_of_one_environment_take_turns(session):
     code = "import os, pathlib\np = pathlib.Path(os.devnull)\nimport time\nt0 = time.monotonic()\n"
     code += "time.sleep(0.05)\nspan = (t0, time.monotonic())"

@@ -53,10 +53,16 @@ class Guests:
             reply, frames = guest.serve()
             self._running.pop(guest.run, None)
             self._answer(stream, ident, parent, reply, frames)
+            guest.close()
 
         # In an empty context, so that nothing of it is taken for that of a cell.
         run = contextvars.Context().run
-        threading.Thread(target=run, args=(serve,), name=guest.run, daemon=True).start()
+        try:
+            threading.Thread(target=run, args=(serve,), name=guest.run, daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            self._running.pop(guest.run, None)
+            answer = replies.failure(cast(Any, self._kernel.shell), error, "cluster")
+            self._answer(stream, ident, parent, *answer)
 
     def _answer(
         self, stream: Any, ident: Any, parent: dict[str, Any], reply: TaskReply, frames: list[Any]
@@ -96,6 +102,7 @@ class _Guest:
         self._thread = 0  # while code of the user's runs there
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._runner = asyncio.Runner()
 
     def serve(self) -> tuple[TaskReply, list[Any]]:
         """Do the task on this thread; it is answered, whatever happens."""
@@ -105,9 +112,9 @@ class _Guest:
         try:
             shell.set_thread_parent(self._parent)
             cast(Any, DriverStream.transcript).begin(message, self.run)
-            reply, frames = asyncio.run(self._perform())
+            reply, frames = self._runner.run(self._perform())
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
-            reply, frames = replies.failure(shell, self._meant(error), "cell")
+            reply, frames = replies.failure(shell, replies.meant(error, self._interrupted), "cell")
         with contextlib.suppress(Exception):  # a full disk: the reply must come
             self._kernel.finish_output(self._parent)
         reply["seconds"] = time.perf_counter() - started
@@ -132,7 +139,7 @@ class _Guest:
         work = Work(request, pickle.loads(buffers[0]), inputs, kernel.folder / "data")
         ending = await perform(kernel.shell, work, namespace, self._inside)
         if ending.error is not None:
-            error = self._meant(ending.error)
+            error = replies.meant(ending.error, self._interrupted)
             return replies.failure(kernel.shell, error, "cell", ending.traceback)
         try:
             parcel = transfer.pack({RESULT: namespace[RESULT]}, folder=kernel.folder)
@@ -142,10 +149,10 @@ class _Guest:
             kernel.sent[self.run] = parcel
         return {"status": "ok", "outputs": parcel.header, "refs": {}}, parcel.frames
 
-    def _meant(self, error: BaseException) -> BaseException:
-        if self._interrupted and isinstance(error, asyncio.CancelledError):
-            return KeyboardInterrupt()
-        return error
+    def close(self) -> None:
+        """End what it has left behind, which nobody waits for."""
+        with contextlib.suppress(Exception):
+            self._runner.close()
 
     # -- interrupts -------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.errors import RemoteError
 
 if TYPE_CHECKING:
     from flyte_jupyter.driver.shell import DriverShell
@@ -27,6 +28,17 @@ class Ending(NamedTuple):
 
     error: BaseException | None = None
     traceback: list[str] | None = None
+
+
+def meant(error: BaseException, interrupted: bool) -> BaseException:
+    """Return what ended a task: an interrupt also where it came out as something else.
+
+    As the cancellation of what the task awaited, or the end of a task that it had called.
+    """
+    stopped = type(error).__name__ == "CancelledError" or (
+        isinstance(error, RemoteError) and str(error) == KeyboardInterrupt.__name__
+    )
+    return KeyboardInterrupt() if interrupted and stopped else error
 
 
 def failure(

@@ -15,7 +15,7 @@ from typing import Any
 from flyte_jupyter.driver import shell
 from flyte_jupyter.driver.flyte_sdk import context as flyte_context
 from flyte_jupyter.driver.functions import RESULT, Call, Inside
-from flyte_jupyter.driver.replies import Ending
+from flyte_jupyter.driver.replies import Ending, meant
 from flyte_jupyter.driver.shell import DriverShell
 from flyte_jupyter.driver.wire import TaskRequest
 
@@ -102,6 +102,6 @@ async def perform_on_main(ipython: DriverShell, work: Work, namespace: dict[str,
         ending: Ending = await interruptible.run(perform(ipython, work, namespace))
     except KeyboardInterrupt as interrupt:
         return Ending(interrupt)
-    if interruptible.interrupted and type(ending.error).__name__ == "CancelledError":
-        return Ending(KeyboardInterrupt(), ending.traceback)
-    return ending
+    if ending.error is None:
+        return ending
+    return Ending(meant(ending.error, interruptible.interrupted), ending.traceback)

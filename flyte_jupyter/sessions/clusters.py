@@ -99,6 +99,7 @@ class Cluster:
             await self._backend.create(self.id, complete, launch)
         except BaseException:
             self.state = "stopped"
+            self._wake()
             raise
 
     def take(self, status: ClusterStatus) -> None:

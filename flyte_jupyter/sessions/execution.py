@@ -264,6 +264,9 @@ class Execution:
                 ),
                 beside=self._beside,
             )
+            if self._killer:
+                self._killer.cancel()  # it has answered: what it called may still have to be ended
+            self._receive(reply, buffers, client)
         except DriverLost:
             self._explain_loss()
             raise
@@ -271,7 +274,6 @@ class Execution:
             limit.cancel()
             await nesting.close()
             self.run.record.keep_log(self.cluster.folder)
-        self._receive(reply, buffers, client)
 
     def _on_mapped(self, parcel: Parcel) -> None:
         parcel.confirm()
@@ -313,7 +315,7 @@ class Execution:
             outputs = dict(transfer.unpack(reply["outputs"], buffers))
         finally:
             if reply["outputs"]["segments"]:
-                client.tidy({"received": self.run.id})
+                client.received(self.run.id)  # heard also while the driver's main thread is busy
         home = _Home(self.cluster, client, self._owner)
         for name, info in reply["refs"].items():
             outputs[name] = Ref(info, home, self.environment.name)
@@ -322,7 +324,8 @@ class Execution:
     def _error(self, reply: TaskReply, buffers: list[Any]) -> BaseException:
         if self._timed_out:
             return self._timeout_error()
-        if self._interrupted and reply["ename"] == "KeyboardInterrupt":
+        # The end of what it had called may have ended it before the interrupt did.
+        if self._interrupted and KeyboardInterrupt.__name__ in (reply["ename"], reply["evalue"]):
             return with_traceback(KeyboardInterrupt(), reply["traceback"])
         return rebuild(reply, buffers)
 
@@ -345,13 +348,13 @@ class Execution:
             self._send_interrupt()
 
     def _send_interrupt(self) -> None:
-        if self._nesting:
-            self._nesting.stop()
         if self._mapped:
             self._interrupt_driver()
         else:
             # A driver that has not begun with the task would take it for nobody's.
             self._interrupt_waits = True
+        if self._nesting:  # after it, for what its calls then raise is to be known for what it is
+            self._nesting.stop()
         loop = asyncio.get_running_loop()
         self._killer = loop.call_later(self._owner.config.interrupt_grace, self._replace_driver)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_jupyter.driver import replies
@@ -70,11 +71,18 @@ class Nesting:
         self._running: dict[str, Execution] = {}
         self._held: dict[str, Callable[[], None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unanswered: set[str] = set()
+        self._stopped = False
 
     def hear(self, said: NestedCall, buffers: list[Any]) -> None:
         """Do what a task says of its calls."""
         if name := said.get("call"):
-            self._tasks[name] = asyncio.ensure_future(self._serve(name, said, buffers))
+            self._unanswered.add(name)
+            if self._stopped:
+                self._answer(name, *_told_to_stop())
+                return
+            self._tasks[name] = task = asyncio.ensure_future(self._serve(name, said, buffers))
+            task.add_done_callback(functools.partial(self._forget, name))
         elif name := said.get("cancel"):
             self._stop(name)
         elif let_go := self._held.pop(said.get("received", ""), None):
@@ -87,27 +95,44 @@ class Nesting:
             task.cancel()  # while its cluster starts
 
     def stop(self) -> None:
-        """Stop what is under way; who waits for it is told so."""
+        """Stop what is under way, and what is yet called.
+
+        Who waits for it is told at once: where it waits in C code, no interrupt is heard.
+        """
+        self._stopped = True
         for name in list(self._tasks):
+            self._answer(name, *_told_to_stop())
             self._stop(name)
 
     async def close(self) -> None:
         """Stop what is still under way: nobody waits for it any more."""
         self.stop()
-        if tasks := [task for task in self._tasks.values() if not task.done()]:
-            await asyncio.wait(tasks)
-        for let_go in self._held.values():
-            let_go()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        while self._held:
+            self._held.popitem()[1]()
 
     async def _serve(self, name: str, said: NestedCall, buffers: list[Any]) -> None:
         try:
             reply, frames = await self._run(name, said, buffers)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller raises it
             reply, frames = replies.told(error, "cluster")
-        finally:
-            self._tasks.pop(name, None)
-            self._running.pop(name, None)
+        if not self._answer(name, reply, frames) and (let_go := self._held.pop(name, None)):
+            let_go()  # nobody will say that it has been received
+
+    def _answer(self, name: str, reply: TaskReply, frames: Sequence[Any]) -> bool:
+        """Answer a call, unless that has been done."""
+        if name not in self._unanswered:
+            return False
+        self._unanswered.remove(name)
         self._client.answer_call(name, reply, frames)
+        return True
+
+    def _forget(self, name: str, task: asyncio.Task[None]) -> None:
+        del task
+        self._tasks.pop(name, None)
+        self._running.pop(name, None)
+        self._answer(name, *_told_to_stop())  # it was stopped before its first step
 
     async def _run(
         self, name: str, said: NestedCall, buffers: list[Any]
@@ -172,6 +197,10 @@ class Nesting:
             self._held[name] = parcel.close
         reply: TaskReply = {"status": "ok", "outputs": parcel.header, "refs": {}}
         return reply, parcel.frames
+
+
+def _told_to_stop() -> tuple[TaskReply, list[Any]]:
+    return replies.told(KeyboardInterrupt(), "cluster")
 
 
 def declared_as(

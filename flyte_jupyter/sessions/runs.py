@@ -246,6 +246,7 @@ class Run:
             while not future.done():
                 await asyncio.wait([future], timeout=TURN)
         except asyncio.CancelledError:
+            future.cancel()  # or what the run raises would be reported as never looked at
             if self._attached:
                 self.cancel()
             raise

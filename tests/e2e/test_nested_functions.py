@@ -221,6 +221,72 @@ def test_an_interrupt_reaches_through_tasks_that_wait_for_each_other(book):
     assert book.wait(cell, 8).error.name == "KeyboardInterrupt"  # before drivers are replaced
 
 
+def test_an_interrupt_ends_a_task_that_goes_on_calling_whatever_its_calls_raise(book):
+    declared(
+        book,
+        "@env.task\ndef goes_on():\n    print('in', flush=True)\n    while True:\n"
+        "        try: blocking_leaf(1)\n        except Exception: pass\n"
+        "@env.task\ndef f(): return goes_on()",
+    )
+    cell = book.submit("run = flyte_jupyter.run(f)\nrun.result()")
+    book.until_printed(cell, "in\n")
+    book.interrupt()
+    assert book.wait(cell, 8).error.name == "KeyboardInterrupt"  # before drivers are replaced
+    assert book.value("run.state") == "cancelled"
+
+
+@pytest.fixture
+def impatient(book):
+    book.run("%config FlyteJupyter.interrupt_grace = 1.0")
+    yield book
+    book.run("%config FlyteJupyter.interrupt_grace = 10.0")
+
+
+def test_a_task_that_is_deaf_costs_its_callers_nothing(impatient):
+    book = impatient
+    declared(
+        book,
+        "@leaf_env.task\ndef deaf():\n    print('in', flush=True)\n    end = time.time() + 60\n"
+        "    while time.time() < end:\n        try: time.sleep(0.05)\n"
+        "        except KeyboardInterrupt: pass\n"
+        "@env.task\nasync def f(): return await deaf.aio()\n"
+        "@env.task\ndef here(): return os.getpid()",
+    )
+    driver = book.value("await flyte_jupyter.run(here)")
+    cell = book.submit("run = flyte_jupyter.run(f)\nrun.result()")
+    book.until_printed(cell, "in\n")
+    book.interrupt()
+    assert book.wait(cell).error.name == "KeyboardInterrupt"
+    assert book.value("await flyte_jupyter.run(here)") == driver
+
+
+def test_a_value_is_there_although_a_call_that_was_given_up_ends_the_driver(impatient):
+    book = impatient
+    declared(
+        book,
+        "import numpy as np\n@env.task\ndef blocks(): time.sleep(60)\n"
+        "@env.task\nasync def f():\n    try: await asyncio.wait_for(blocks.aio(), 0.5)\n"
+        "    except TimeoutError: pass\n    return np.ones(2**20)",
+    )
+    assert book.value("float((await flyte_jupyter.run(f)).sum())") == 2**20
+
+
+def test_a_call_that_is_given_up_at_once_leaves_nothing(book):
+    declared(
+        book,
+        "@env.task\nasync def f():\n"
+        "    from flyte._internal.controllers import _ControllerState\n"
+        "    for _ in range(30):\n"
+        "        try: await asyncio.wait_for(leaf(1), 0)\n        except TimeoutError: pass\n"
+        "        task = asyncio.ensure_future(leaf(1))\n        await asyncio.sleep(0)\n"
+        "        task.cancel()\n"
+        "    calls = _ControllerState.controller._calls\n"
+        "    for _ in range(500):\n        if not calls: return 'none'\n"
+        "        await asyncio.sleep(0.01)\n    return len(calls)",
+    )
+    assert book.value("await flyte_jupyter.run(f)") == "none"
+
+
 def test_what_nested_tasks_return_is_given_back(book):
     declared(
         book,

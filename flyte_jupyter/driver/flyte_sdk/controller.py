@@ -74,12 +74,12 @@ class NotebookController(LocalController):
     def submit_sync(self, _task: Any, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
         """Begin to run a task."""
         kernel, name, run = self._kernel, secrets.token_hex(8), current_run()
+        about = cloudpickle.dumps(_about(_task))
         values = {"task": _task, "args": args, "kwargs": kwargs}
         parcel = transfer.pack(values, folder=kernel.folder)
         pending = _Pending(lambda: self._say(run, {"cancel": name}))
         with self._lock:
             self._calls[name] = _Call(run, pending, parcel)
-        about = cloudpickle.dumps(_about(_task))
         self._say(run, {"call": name, "inputs": parcel.header}, [about, *parcel.frames])
         return pending
 
@@ -102,7 +102,7 @@ class NotebookController(LocalController):
         if call.pending.set_running_or_notify_cancel():
             try:
                 value = _value(content["reply"], parent["buffers"])
-            except Exception as error:  # noqa: BLE001 - it is the caller's
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
                 call.pending.set_exception(error)
             else:
                 call.pending.set_result(value)

@@ -6,6 +6,7 @@ It only obeys: which buffers to keep, and which to drop for want of room, the se
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ class KeptBuffers:
 
     def __init__(self) -> None:
         self._kept: dict[int, _Region | _Frame] = {}
+        self._lock = threading.RLock()  # tasks in threads of a driver share what it keeps
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -92,7 +94,8 @@ class KeptBuffers:
         KeptBufferError
             When it is not kept here.
         """
-        return self._get(key).fresh()
+        with self._lock:
+            return self._get(key).fresh()
 
     def held(self, key: int) -> Extent | bytes | memoryview:
         """Give the place of buffer `key` in shared memory, or its frame, for a third process.
@@ -114,14 +117,16 @@ class KeptBuffers:
 
     def forget(self, keys: Iterable[int]) -> None:
         """Drop buffers; numbers that are not kept are passed over."""
-        for key in keys:
-            if kept := self._kept.pop(key, None):
-                kept.release()
+        with self._lock:
+            for key in keys:
+                if kept := self._kept.pop(key, None):
+                    kept.release()
 
     def clear(self) -> None:
         """Drop all."""
         self.forget(list(self._kept))
 
     def _put(self, key: int, kept: _Region | _Frame) -> None:
-        self.forget([key])
-        self._kept[key] = kept
+        with self._lock:
+            self.forget([key])
+            self._kept[key] = kept

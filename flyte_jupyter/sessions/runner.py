@@ -173,7 +173,8 @@ class Runner:
 
     def _list(self, run: Run) -> None:
         self.runs.append(run.record)
-        keep_within_bounds(record.printed for record in reversed(self.runs))
+        # A copy: calls of tasks are added on the loop's thread, cells on the notebook's.
+        keep_within_bounds(record.printed for record in reversed(list(self.runs)))
 
     async def recall(
         self, parent: Execution, environment: Environment, task: CellTask

@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -315,9 +314,9 @@ class Session:
         return self._runner.sizes(values)
 
     @property
-    def runs(self) -> deque[RunRecord]:
-        """The last runs, oldest first."""
-        return self._runner.runs
+    def runs(self) -> list[RunRecord]:
+        """The last runs as they are now, oldest first."""
+        return list(self._runner.runs)
 
     @property
     def local_modules(self) -> LocalModules:

@@ -106,6 +106,14 @@ def test_a_cluster_that_two_ask_for_at_once_is_started_once(make_session):
     assert run(session, "x = 1", returns=("x",)) == 1
 
 
+def test_what_was_asked_for_as_the_runs_does_not_change_with_them(session):
+    before = session.runs
+    count = len(before)
+    run(session, "x = 1")
+    assert len(before) == count
+    assert len(session.runs) == count + 1
+
+
 def test_a_run_that_is_stopped_while_it_connects_leaves_the_connection_to_others(make_session):
     session = make_session()
     cluster = session.ready(session.up("plain"))

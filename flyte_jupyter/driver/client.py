@@ -152,17 +152,22 @@ class DriverClient:
         self._channels["control"].send(self._client.session.msg(kind, content))
 
     def received(self, run: str) -> None:
-        """Tell the driver that what a run returned to another task has been mapped."""
-        if not self._closed:
-            message = self._client.session.msg(wire.RECEIVED, {"run": run})
-            self._channels["control"].send(message)
+        """Tell the driver that what a run returned has been mapped; heard while it is busy, too."""
+        self._send_control(wire.RECEIVED, {"run": run})
 
     def answer_call(self, call: str, reply: wire.TaskReply, buffers: Sequence[Any]) -> None:
         """Give a task what another one returned that it called."""
-        message = self._client.session.msg(wire.RETURN, {"call": call, "reply": reply})
+        self._send_control(wire.RETURN, {"call": call, "reply": reply}, buffers)
+
+    def _send_control(
+        self, kind: str, content: dict[str, Any], buffers: Sequence[Any] = ()
+    ) -> None:
+        """Send what has no reply, unless the connection has been closed."""
+        if self._closed:
+            return
+        message = self._client.session.msg(kind, content)
         message["buffers"] = list(buffers)
-        if not self._closed:
-            self._channels["control"].send(message)
+        self._channels["control"].send(message)
 
     def tidy(self, data: wire.Housekeeping) -> None:
         """Tell the driver what it can let go of; from any thread."""

@@ -261,13 +261,12 @@ class DriverKernel(IPythonKernel):
         comm.on_msg(lambda msg: self._tidy(msg["content"]["data"]))
 
     def _let_go(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
-        """Let go of what a nested call returned; also while the main thread is busy."""
+        """Let go of what a run returned, for it has been mapped; on the control thread."""
         del stream, ident
-        self._tidy({"received": parent["content"]["run"]})
+        if parcel := self.sent.pop(parent["content"]["run"], None):
+            parcel.close()
 
     def _tidy(self, data: wire.Housekeeping) -> None:
-        if parcel := self.sent.pop(data.get("received", ""), None):
-            parcel.close()
         for name in data.get("drop", ()):
             self.refs.drop(name)
 

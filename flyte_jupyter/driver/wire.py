@@ -88,8 +88,6 @@ class NestedCall(TypedDict, total=False):
 class Housekeeping(TypedDict, total=False):
     """Data of a comm message to `TARGET`."""
 
-    received: str
-    """A run whose outputs have been mapped; the driver may let go of its copy."""
     drop: list[str]
     """Refs to which the notebook holds no handle any more."""
 

@@ -246,7 +246,7 @@ def _runs_arguments(parser: argparse.ArgumentParser) -> None:
 def _runs(session: Session, options: argparse.Namespace) -> Any:
     rows = [
         (f"{indent}{run.id}", run.environment, run.state, f"{run.seconds:.2f} s", run.error)
-        for indent, run in _as_tree(list(session.runs)[-options.n :])
+        for indent, run in _as_tree(session.runs[-options.n :])
     ]
     return Table(["run", "environment", "state", "time", "error"], rows, empty="Nothing has run.")
 

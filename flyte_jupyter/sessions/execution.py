@@ -315,7 +315,7 @@ class Execution:
             outputs = dict(transfer.unpack(reply["outputs"], buffers))
         finally:
             if reply["outputs"]["segments"]:
-                client.received(self.run.id)  # heard also while the driver's main thread is busy
+                client.received(self.run.id)
         home = _Home(self.cluster, client, self._owner)
         for name, info in reply["refs"].items():
             outputs[name] = Ref(info, home, self.environment.name)

@@ -39,11 +39,10 @@ class LiveReport(Report):
 
     def get_final_report(self) -> str:
         """Return the report as a page, and show it; the SDK asks for it to flush it."""
-        page = super().get_final_report()
-        text = page if isinstance(page, str) else str(page.data)
-        self.show(text)
+        page = self._page()
+        self.show(page)
         self._folder.mkdir(parents=True, exist_ok=True)
-        return text
+        return page
 
     def show(self, page: str = "") -> None:
         """Show what has been logged, unless that is shown already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import leaks
-from tests.notebook import notebook
+from tests.notebook import DEADLINE, notebook
 
 FUNCTIONS = """\
 import asyncio, os, time
@@ -43,6 +43,14 @@ async def summed(numbers: list) -> int:
 def book(tmp_path_factory):
     with notebook(tmp_path_factory.mktemp("nested"), FUNCTIONS) as book:
         yield book
+
+
+def interrupted(book, call, timeout=DEADLINE):
+    """Interrupt the wait for a run once its task has printed `in`, and return what is raised."""
+    cell = book.submit(f"run = flyte_jupyter.run({call})\nrun.result()")
+    book.until_printed(cell, "in\n")
+    book.interrupt()
+    return book.wait(cell, timeout).error.name
 
 
 def declared(book, code, environment="env"):
@@ -159,10 +167,7 @@ def test_an_interrupt_stops_nested_tasks_too(book, tmp_path, body):
         "        time.sleep(600)\n    finally:\n        open(tally, 'a').write('out ')",
     )
     declared(book, body)
-    cell = book.submit("run = flyte_jupyter.run(f)\nrun.result()")
-    book.until_printed(cell, "in\n")
-    book.interrupt()
-    assert book.wait(cell).error.name == "KeyboardInterrupt"
+    assert interrupted(book, "f") == "KeyboardInterrupt"
     assert leaks.until(lambda: tally.exists() and tally.read_text().startswith("out"))
     assert book.value("await flyte_jupyter.run(leaf, 1)") == 2
 
@@ -215,10 +220,7 @@ def test_an_interrupt_reaches_through_tasks_that_wait_for_each_other(book):
         "@env.task\ndef deep(n):\n    if n: return deep(n - 1)\n    print('in', flush=True)\n"
         "    while True: time.sleep(0.01)",
     )
-    cell = book.submit("run = flyte_jupyter.run(deep, 3)\nrun.result()")
-    book.until_printed(cell, "in\n")
-    book.interrupt()
-    assert book.wait(cell, 8).error.name == "KeyboardInterrupt"  # before drivers are replaced
+    assert interrupted(book, "deep, 3", 8) == "KeyboardInterrupt"  # before drivers are replaced
 
 
 def test_an_interrupt_ends_a_task_that_goes_on_calling_whatever_its_calls_raise(book):
@@ -228,10 +230,7 @@ def test_an_interrupt_ends_a_task_that_goes_on_calling_whatever_its_calls_raise(
         "        try: blocking_leaf(1)\n        except Exception: pass\n"
         "@env.task\ndef f(): return goes_on()",
     )
-    cell = book.submit("run = flyte_jupyter.run(f)\nrun.result()")
-    book.until_printed(cell, "in\n")
-    book.interrupt()
-    assert book.wait(cell, 8).error.name == "KeyboardInterrupt"  # before drivers are replaced
+    assert interrupted(book, "f", 8) == "KeyboardInterrupt"  # before drivers are replaced
     assert book.value("run.state") == "cancelled"
 
 
@@ -253,10 +252,7 @@ def test_a_task_that_is_deaf_costs_its_callers_nothing(impatient):
         "@env.task\ndef here(): return os.getpid()",
     )
     driver = book.value("await flyte_jupyter.run(here)")
-    cell = book.submit("run = flyte_jupyter.run(f)\nrun.result()")
-    book.until_printed(cell, "in\n")
-    book.interrupt()
-    assert book.wait(cell).error.name == "KeyboardInterrupt"
+    assert interrupted(book, "f") == "KeyboardInterrupt"
     assert book.value("await flyte_jupyter.run(here)") == driver
 
 

@@ -110,11 +110,12 @@ class DriverKernel(IPythonKernel):
                 self._install_controller()
 
     def _install_controller(self) -> None:
-        from flyte_jupyter.driver.flyte_sdk import calls, context, controller
+        from flyte_jupyter.driver.flyte_sdk import calls, context, controller, data
 
         answering = controller.NotebookController(self)
         context.use_controller(answering)
         calls.behave_as_on_a_cluster()
+        data.initialize_on_demand()
         self.control_handlers[wire.RETURN] = answering.take_return
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:

@@ -188,6 +188,21 @@ def _rebuild_arrow(data: memoryview, is_table: bool) -> Any:
         return reader.read_all() if is_table else reader.read_next_batch()
 
 
+def _reduce_flyte_frame(frame: Any) -> Reduced:
+    """Flyte's data frame opens only what it has written; where it arrives it is to open either."""
+    return _rebuild_flyte_frame, (frame.__reduce_ex__(5)[:3],)
+
+
+def _rebuild_flyte_frame(reduced: tuple[Any, ...]) -> Any:
+    from flyte_jupyter.driver.flyte_sdk.data import open_unwritten_frames
+
+    open_unwritten_frames()
+    make, args, state = reduced
+    frame = make(*args)
+    frame.__setstate__(state)
+    return frame
+
+
 _BY_MODULE: dict[str, dict[str, Reducer]] = {
     "numpy": {
         "ndarray": _reduce_ndarray,
@@ -198,5 +213,6 @@ _BY_MODULE: dict[str, dict[str, Reducer]] = {
     "numpy.ma": {"MaskedArray": _reduce_masked},
     "torch": {"Tensor": _reduce_tensor},
     "torch.nn": {"Parameter": _reduce_tensor},
+    "flyte.io": {"DataFrame": _reduce_flyte_frame},
     "pyarrow": {"Table": _reduce_arrow, "RecordBatch": _reduce_arrow},
 }

@@ -15,8 +15,9 @@ finally:
         sys.modules["debugpy"] = _before
 
 from flyte_jupyter.driver import kernel  # noqa: E402
+from flyte_jupyter.driver.flyte_sdk import calls, controller, data  # noqa: E402
 from flyte_jupyter.driver.flyte_sdk import context as flyte_context  # noqa: E402
 
 flyte_context.survive_fork()
 
-__all__ = ["flyte_context", "kernel"]
+__all__ = ["calls", "controller", "data", "flyte_context", "kernel"]

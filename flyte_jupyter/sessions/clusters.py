@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from flyte_jupyter.backends.backend import (
     DRIVER,
@@ -32,6 +33,14 @@ from flyte_jupyter.sessions.last_words import last_words
 from flyte_jupyter.sessions.scaling import scalable_role
 
 _numbers = itertools.count(1)
+
+
+Places: TypeAlias = contextlib.AbstractAsyncContextManager[None]
+
+
+def places_for(capacity: int | None) -> Places:
+    """Return what lets so many in at once, or any number for None."""
+    return contextlib.nullcontext() if capacity is None else asyncio.Semaphore(capacity)
 
 
 class Cluster:
@@ -59,6 +68,7 @@ class Cluster:
         self.ready_after = 0.0
         self.sent = SentBuffers(config.kept_inputs)
         self.turn = asyncio.Lock()
+        self._places: tuple[int | None, Places] = (None, contextlib.nullcontext())
         self.known_cells: set[str] = set()
         self.on_dead: Callable[[Cluster], None] = lambda _: None
         self._backend = backend
@@ -270,6 +280,14 @@ class Cluster:
             if len(members) == replicas and all(m["state"] == "ready" for m in members):
                 return
             await self._changed.wait()
+
+    @property
+    def places(self) -> Places:
+        """What a run is in while it runs: as many at once as the environment lets it have now."""
+        capacity = self.environment.capacity
+        if capacity != self._places[0]:
+            self._places = capacity, places_for(capacity)
+        return self._places[1]
 
     @property
     def used(self) -> bool:

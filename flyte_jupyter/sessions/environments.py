@@ -56,6 +56,12 @@ class Environment:
         return self.declared.plugin_config
 
     @property
+    def capacity(self) -> int | None:
+        """How many of its tasks may run at once, as its reuse policy says; None for any number."""
+        reuse = self.declared.reusable
+        return None if reuse is None else reuse.max_replicas * reuse.concurrency
+
+    @property
     def has_ranks(self) -> bool:
         """Whether its cells run in several processes at once, each with a number."""
         return bool(getattr(self.engine, "ranks", False))
@@ -74,7 +80,11 @@ class Environment:
             raise
         except Exception as error:
             raise self._unreadable(error) from error
-        return replace(spec, env={**spec.env, **(self.declared.env_vars or {}), **secrets})
+        env = {**spec.env, **(self.declared.env_vars or {}), **secrets}
+        reuse = self.declared.reusable
+        if reuse is not None and spec.linger is None:
+            spec = replace(spec, linger=reuse.idle_ttl.total_seconds())
+        return replace(spec, env=env)
 
     def declaration(self) -> bytes:
         """Return what a driver needs of it, pickled."""
@@ -92,8 +102,9 @@ class Environment:
         for field in ("pod_template", "service_account", "queue", "interruptible"):
             if getattr(declared, field):
                 reasons[field] = "only a Kubernetes backend has it"
-        if declared.reusable is not None:
-            reasons["reusable"] = "the driver is kept for the whole session anyway"
+        reuse = declared.reusable
+        if reuse is not None and reuse.scope == "run":
+            reasons["reusable.scope"] = "the driver is shared by all runs of the session"
         if any(secret.mount for secret in self.secrets()):
             reasons["secrets.mount"] = "use as_env_var: nothing is mounted on this machine"
         reasons |= _not_honoured_of_cache(declared.cache)

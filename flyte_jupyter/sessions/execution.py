@@ -104,6 +104,7 @@ class Execution:
         self.keep: Callable[[], Awaitable[None]] | None = None
         """Keeps what the run returned, before anybody who waits for it is woken."""
         self.sink = sink
+        self.places = cluster.places
         self._ask, self._owner = ask, owner
         self._task: asyncio.Task[Any] | None = None
         self._keeping: asyncio.Future[None] | None = None
@@ -156,8 +157,11 @@ class Execution:
         for left in range(task.retries, -1, -1):
             queued = self._limit(task.queue_timeout)
             await self._reach_cluster()
-            self._beside = self._goes_beside()
-            async with contextlib.nullcontext() if self._beside else self.cluster.turn:
+            async with contextlib.AsyncExitStack() as turns:
+                await turns.enter_async_context(self.places)
+                self._beside = self._goes_beside()
+                if not self._beside:
+                    await turns.enter_async_context(self.cluster.turn)
                 await self._reach_cluster()  # again: it may have gone while this run waited
                 if self._interrupted:
                     raise asyncio.CancelledError

@@ -17,6 +17,7 @@ from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.driver.wire import NestedCall, TaskReply
 from flyte_jupyter.errors import EnvironmentNotFound
 from flyte_jupyter.sessions.beside import beside
+from flyte_jupyter.sessions.clusters import places_for
 from flyte_jupyter.sessions.environments import Environment, named
 from flyte_jupyter.sessions.functions import as_run, limits_of
 from flyte_jupyter.sessions.packing import Packed, pack_for
@@ -72,6 +73,10 @@ class Nesting:
         self._held: dict[str, Callable[[], None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._unanswered: set[str] = set()
+        # Of its own environment it has one place already, and waits there for what it calls: one
+        # that has no other would wait for ever.
+        capacity = parent.environment.capacity
+        self._places = places_for(None if capacity is None else max(capacity - 1, 1))
         self._stopped = False
 
     def hear(self, said: NestedCall, buffers: list[Any]) -> None:
@@ -152,7 +157,7 @@ class Nesting:
         )
         passed = Passed(said["inputs"], buffers[1:])
         child = await self._runs.nest(self._parent, environment, task)
-        self._running[name] = child
+        self._begin(name, child)
         with contextlib.ExitStack() as until_received:
             # Its driver has the value until then: a cluster that goes by itself has to wait.
             until_received.enter_context(child.cluster.in_use())
@@ -167,6 +172,11 @@ class Nesting:
         assert error is not None
         raise error
 
+    def _begin(self, name: str, child: Execution) -> None:
+        self._running[name] = child
+        if child.cluster is self._parent.cluster:
+            child.places = self._places
+
     async def _recall(
         self, name: str, said: NestedCall, buffers: list[Any], environment: Environment
     ) -> tuple[TaskReply, list[Any]]:
@@ -177,7 +187,7 @@ class Nesting:
         task = as_run(values["task"], values["args"], values["kwargs"], cells)
         run, child = await self._runs.recall(self._parent, environment, task)
         if child is not None:
-            self._running[name] = child
+            self._begin(name, child)
             try:
                 packed = await beside(
                     lambda: pack_for(child.cluster, task.values, child.local_modules),

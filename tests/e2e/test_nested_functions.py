@@ -118,6 +118,24 @@ def test_mapped_tasks_run_at_the_same_time(book, tmp_path):
     assert book.value(f"await flyte_jupyter.run(f, 8, {place!r})") == list(range(8))
 
 
+@pytest.mark.parametrize(
+    ("replicas", "concurrency", "caller", "at_once"),
+    [(2, 1, "env", 2), (1, 3, "env", 3), (2, 1, "few_env", 1), (1, 1, "few_env", 1)],
+)
+def test_a_reuse_policy_says_how_many_run_at_once(book, replicas, concurrency, caller, at_once):
+    declared(
+        book,
+        f"few_env = flyte.TaskEnvironment(name='few{caller}{replicas}{concurrency}',\n"
+        f"    reusable=flyte.ReusePolicy(replicas={replicas}, concurrency={concurrency}))\n"
+        "@few_env.task\nasync def span(n):\n    begun = time.monotonic()\n"
+        "    await asyncio.sleep(0.1)\n    return begun, time.monotonic()\n"
+        f"@{caller}.task\nasync def f():\n"
+        "    return await asyncio.gather(*(span(n) for n in range(6)))",
+    )
+    spans = book.value("await flyte_jupyter.run(f)")
+    assert max(sum(a <= begun < b for a, b in spans) for begun, _ in spans) == at_once
+
+
 def test_values_cross_as_they_are(book):
     declared(
         book,

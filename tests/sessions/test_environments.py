@@ -94,10 +94,17 @@ def test_each_field_without_effect_is_named_with_its_reason():
     assert all(reason and not reason.endswith(".") for reason in reasons.values())
 
 
-def test_reuse_is_what_a_driver_does_anyway():
-    reuse = flyte.ReusePolicy(replicas=1, idle_ttl=60)
-    declared = flyte.TaskEnvironment(name="reused", reusable=reuse)
-    assert "kept for the whole session" in Environment.of(declared).not_honoured()["reusable"]
+def test_a_reuse_policy_bounds_what_runs_at_once_and_how_long_a_cluster_stays_idle():
+    policy = flyte.ReusePolicy(replicas=(1, 3), concurrency=2, idle_ttl=40)
+    environment = Environment.of(flyte.TaskEnvironment(name="e", reusable=policy))
+    assert environment.capacity == 6
+    assert environment.spec({}).linger == 40
+    assert environment.not_honoured() == {}
+    bare = Environment.of(flyte.TaskEnvironment(name="e"))
+    assert bare.capacity is None
+    assert bare.spec({}).linger is None
+    own = flyte.TaskEnvironment(name="e", reusable=flyte.ReusePolicy(scope="run"))
+    assert list(Environment.of(own).not_honoured()) == ["reusable.scope"]
 
 
 def test_the_processes_get_the_variables_and_secrets():

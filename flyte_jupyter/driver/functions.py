@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.shell import DriverShell, Interruptible, interruptible_code
+from flyte_jupyter.errors import UsageError
 
 Inside: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 RESULT = "result"
@@ -81,7 +82,18 @@ class Call:
         if inspect.iscoroutinefunction(function):
             return await function(*self.args, **self.kwargs)
         with _no_loop():
-            return function(*self.args, **self.kwargs)
+            return self._awaited(function(*self.args, **self.kwargs))
+
+    def _awaited(self, value: Any) -> Any:
+        """Return a value that is one: who calls an async task from a plain one may forget."""
+        if not inspect.iscoroutine(value):
+            return value
+        value.close()
+        raise UsageError(
+            f"{self.task.short_name} returned a coroutine",
+            seen=f"{value.__name__}(...) was called and not awaited",
+            fix="Make it `async def` and await that, or wrap the call in asyncio.run().",
+        )
 
 
 @contextlib.contextmanager

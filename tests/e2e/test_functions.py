@@ -248,6 +248,20 @@ def test_a_wrong_call_is_one_line_and_nothing_runs(book, call, said):
     assert "\n" not in error.value
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def f(): return doubled(1)", "asyncio.run()"),
+        ("async def f(): return added(1)", "await added.aio(...)"),
+    ],
+)
+def test_who_calls_the_other_kind_is_told_what_to_write(book, body, said):
+    declared(book, body)
+    failure = book.fail("await flyte_jupyter.run(f)")
+    assert said in failure.value
+    assert "\n" not in failure.value
+
+
 def test_a_task_whose_environment_is_gone_says_so(book):
     book.run("other = flyte.TaskEnvironment(name='other')\n@other.task\ndef f(): pass\ndel other")
     book.run("import cloudpickle\nf = cloudpickle.loads(cloudpickle.dumps(f))  # its link is cut")

@@ -91,7 +91,7 @@ class Call:
         value.close()
         raise UsageError(
             f"{self.task.short_name} returned a coroutine",
-            seen=f"{value.__name__}(...) was called and not awaited",
+            seen="an async task was called there and not awaited",
             fix="Make it `async def` and await that, or wrap the call in asyncio.run().",
         )
 

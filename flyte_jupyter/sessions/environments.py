@@ -13,7 +13,13 @@ import cloudpickle
 
 from flyte_jupyter.engines.engine import ClusterSpec, Engine
 from flyte_jupyter.engines.registry import engine_for
-from flyte_jupyter.errors import EngineError, EnvironmentNotFound, FlyteJupyterError, one_line
+from flyte_jupyter.errors import (
+    EngineError,
+    EnvironmentNotFound,
+    FlyteJupyterError,
+    UsageError,
+    one_line,
+)
 
 _T = TypeVar("_T")
 
@@ -195,6 +201,24 @@ def named(name: str, namespace: Mapping[str, object], declared: Mapping[str, Any
         if value.name == name:
             return value
     raise EnvironmentNotFound(f"no environment is called {name!r}")
+
+
+def check_name(declared: Any, namespace: Mapping[str, object]) -> None:
+    """Check that no variable of the notebook holds another environment of the same name.
+
+    Raises
+    ------
+    UsageError
+        One does.
+    """
+    held = [(each, value) for each, value in declared_in(namespace) if value.name == declared.name]
+    if any(value is not declared for _, value in held):
+        variables = " and ".join(dict(held))
+        raise UsageError(
+            f"two environments are called {declared.name!r}",
+            seen=f"they are held by {variables}" if len(held) > 1 else f"{variables} is another",
+            fix="Give each a name of its own.",
+        )
 
 
 def find(name: str, namespace: Mapping[str, object], declared: Mapping[str, Any]) -> Any:

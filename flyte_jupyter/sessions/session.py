@@ -21,7 +21,7 @@ from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.errors import ClusterError
 from flyte_jupyter.sessions import functions
 from flyte_jupyter.sessions.clusters import Cluster
-from flyte_jupyter.sessions.environments import Environment, find
+from flyte_jupyter.sessions.environments import Environment, check_name, find
 from flyte_jupyter.sessions.event_loop import EventLoopThread
 from flyte_jupyter.sessions.nesting import declared_as
 from flyte_jupyter.sessions.provisioning import Provisioner
@@ -78,7 +78,15 @@ class Session:
         return environment
 
     def _environment_of_call(self, fields: Mapping[str, Any]) -> Environment:
-        return self.environment(declared_as(fields, self.namespace, self.declared))
+        found = declared_as(fields, self.namespace, self.declared)
+        return self._alone_of_its_name(self.environment(found))
+
+    def _alone_of_its_name(self, environment: Environment) -> Environment:
+        """Refuse an environment of whose name there is another: they would share a cluster."""
+        cluster = self.clusters.get(environment.name)
+        if cluster is None or cluster.environment.declared is not environment.declared:
+            check_name(environment.declared, self.namespace)
+        return environment
 
     def _say(self, line: str) -> None:
         self.report(line)
@@ -118,7 +126,7 @@ class Session:
         EngineError, UsageError, ClusterError
             It cannot be described or started.
         """
-        environment = self.environment(name)
+        environment = self._alone_of_its_name(self.environment(name))
         cluster = self._clusters.running(environment)
         if cluster is not None:
             return self._loop.run(self._clusters.bring_in_line(cluster, environment))
@@ -246,7 +254,8 @@ class Session:
         CaptureError
             An input cannot be pickled; nothing has been started then.
         """
-        return self._runner.submit(self.environment(name), task, Console(sink, ask))
+        environment = self._alone_of_its_name(self.environment(name))
+        return self._runner.submit(environment, task, Console(sink, ask))
 
     def run(
         self,

@@ -22,6 +22,7 @@ from flyte_jupyter import (
     RefLost,
     RemoteError,
     TaskTimeout,
+    UsageError,
 )
 from tests import leaks
 
@@ -112,6 +113,17 @@ def test_what_was_asked_for_as_the_runs_does_not_change_with_them(session):
     run(session, "x = 1")
     assert len(before) == count
     assert len(session.runs) == count + 1
+
+
+def test_a_name_that_two_environments_have_is_refused(make_session):
+    session = make_session()
+    session.namespace["other"] = flyte.TaskEnvironment(name="plain_env", env_vars={"A": "1"})
+    for call in (lambda: session.up("plain"), lambda: run(session, "x = 1")):
+        with pytest.raises(UsageError, match="'plain_env': they are held by plain and other"):
+            call()
+    assert not session.clusters
+    session.namespace["plain"] = session.namespace.pop("other")  # as a cell that is run again does
+    assert run(session, "import os\nx = os.environ['A']", returns=("x",)) == "1"
 
 
 def test_a_run_that_is_stopped_while_it_connects_leaves_the_connection_to_others(make_session):

@@ -55,6 +55,27 @@ class FlyteJupyter(Configurable):
     cache_limit = traitlets.Int(
         2**30, help="Bytes of cached results after which those made longest ago are removed."
     ).tag(config=True)
+    packages_folder = traitlets.Unicode(
+        "",
+        help="Where packages of images are installed; by default a folder "
+        "`flyte_jupyter/packages` in Jupyter's data folder.",
+    ).tag(config=True)
+    installer = traitlets.Enum(
+        ["auto", "pip", "uv"],
+        default_value="auto",
+        help="What installs packages of images: `auto` is the kernel's own pip, else uv.",
+    ).tag(config=True)
+    image_conflicts = traitlets.Enum(
+        ["refuse", "keep"],
+        default_value="refuse",
+        help="What happens where an image asks for another version of a package than the kernel "
+        "has: nothing runs, or the kernel's is used and named.",
+    ).tag(config=True)
+    provided_packages = traitlets.List(
+        traitlets.Unicode(),
+        help="Packages that images ask for and the notebook itself provides, as while one is being "
+        "written in it: they are not installed.",
+    ).tag(config=True)
     secret_resolver = traitlets.Unicode(
         "",
         help="`module:function` called with (group, key) that returns a secret's value or None; "

@@ -62,6 +62,10 @@ class EngineError(FlyteJupyterError):
     """An engine that is unknown, not installed, or asked for something impossible."""
 
 
+class ImageError(FlyteJupyterError):
+    """An image whose packages cannot be had here, or that cannot be built."""
+
+
 class CaptureError(FlyteJupyterError):
     """An input of a cell that is missing, must not travel, or cannot be pickled."""
 

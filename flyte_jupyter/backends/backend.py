@@ -77,6 +77,29 @@ Listener: TypeAlias = Callable[[str, ClusterStatus], None]
 class Backend(Protocol):
     """A place where clusters live."""
 
+    def prepare(self, spec: ClusterSpec, progress: Callable[[str], None]) -> tuple[str, ...]:
+        """Make what clusters need before they can start: the packages of their processes.
+
+        It blocks, for minutes perhaps, and can be interrupted; called on any thread but the loop's.
+
+        Parameters
+        ----------
+        spec
+            What is going to be created.
+        progress
+            Told in a few words what is being done, if that takes longer than a moment.
+
+        Returns
+        -------
+        tuple
+            What the user should know of it, a line each.
+
+        Raises
+        ------
+        ImageError
+            It cannot be had.
+        """
+
     async def create(self, name: str, spec: ClusterSpec, driver: DriverLaunch) -> None:
         """Begin to start a cluster, unless one of that name is there; news go to the listener.
 

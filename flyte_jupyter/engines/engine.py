@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
+from flyte_jupyter.engines.packages import PackageLayer
+
 Facts: TypeAlias = dict[str, list[dict[str, Any]]]
 """What the members of each role said of themselves when they became ready: addresses, mostly."""
 
@@ -119,6 +121,9 @@ class ClusterSpec:
         None leaves it.
     env
         Environment variables of every process.
+    packages
+        What every process can import beyond the notebook's own packages; `Backend.prepare` sees to
+        it that it is there.
     """
 
     engine: str
@@ -132,6 +137,7 @@ class ClusterSpec:
     driver_args: Mapping[str, Any] = field(default_factory=dict)
     linger: float | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # it may hold secrets
+    packages: tuple[PackageLayer, ...] = ()
 
     def role(self, name: str) -> Role | None:
         """Return the role of that name, if the cluster has one."""
@@ -149,7 +155,8 @@ class ClusterSpec:
             for role in data["roles"]
         )
         tuples = {key: tuple(data[key]) for key in ("preload", "driver_preload")}
-        return cls(**{**data, **tuples, "roles": roles})
+        packages = tuple(PackageLayer.from_json(layer) for layer in data["packages"])
+        return cls(**{**data, **tuples, "roles": roles, "packages": packages})
 
 
 class Member(Protocol):

@@ -38,8 +38,11 @@ class FlyteMagics(Magics):
         """The notebook's session, made with the first use."""
         if self._session is None:
             from flyte_jupyter.sessions import Session, set_session
+            from flyte_jupyter.widgets.preparing import preparing
 
-            self._session = Session(self.config_object, self.shell.user_ns, _report)
+            config = self.config_object
+            self._session = Session(config, self.shell.user_ns, _report)
+            self._session.show_preparing_with(lambda env: preparing(env, config.progress_after))
             self._session.read_cells_with(self.shell.transform_cell)
             set_session(self._session)
         return self._session

@@ -227,6 +227,29 @@ def _status_of(cluster: Cluster) -> Table:
     )
 
 
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "image", metavar="ENV|IMAGE", help="an environment, or a variable that holds a flyte.Image"
+    )
+    parser.add_argument(
+        "--builder", default="", help="local (Docker), local-podman, or remote; as Flyte is set up"
+    )
+    parser.add_argument("--registry", default="", help="where to push it, if the image says not")
+    parser.add_argument(
+        "--force", action="store_true", help="build it although its registry has it"
+    )
+
+
+def _build(session: Session, options: argparse.Namespace) -> Any:
+    built = session.build(
+        options.image, builder=options.builder, registry=options.registry, force=options.force
+    )
+    took = f"{built.seconds:.1f} s" if built.seconds else ""
+    links = {"build run": built.url} if built.url else {}
+    row = (built.uri, built.how, built.builder, took)
+    return Table(["image", "", "builder", "time"], [row], links=links)
+
+
 def _dashboard(session: Session, options: argparse.Namespace) -> Any:
     cluster = session.cluster(options.environment)
     session.ready(cluster)
@@ -321,6 +344,9 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 VERBS: dict[str, Verb] = {
     "env": Verb(
         "Declare an environment without Python, or list all.", _env_arguments, _env, "rest"
+    ),
+    "build": Verb(
+        "Build the real image of an environment, for tasks elsewhere.", _build_arguments, _build
     ),
     "up": Verb("Start the cluster of an environment now.", _environment_argument, _up),
     "down": Verb("Take a cluster down, or all.", _optional_environment, _down),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from flyte_jupyter.errors import (
     UsageError,
     one_line,
 )
+from flyte_jupyter.images import recipe
 
 _T = TypeVar("_T")
 
@@ -79,6 +79,8 @@ class Environment:
         ------
         EngineError
             The plugin config asks for something impossible, or for nothing that can be understood.
+        ImageError
+            A file that the image names cannot be read.
         """
         try:
             spec = self.engine.describe(self.config, self.declared.resources)
@@ -86,11 +88,15 @@ class Environment:
             raise
         except Exception as error:
             raise self._unreadable(error) from error
-        env = {**spec.env, **(self.declared.env_vars or {}), **secrets}
+        image = self._image()
+        env = {**spec.env, **image.env, **(self.declared.env_vars or {}), **secrets}
         reuse = self.declared.reusable
         if reuse is not None and spec.linger is None:
             spec = replace(spec, linger=reuse.idle_ttl.total_seconds())
-        return replace(spec, env=env)
+        return replace(spec, env=env, packages=(*image.packages, *spec.packages))
+
+    def _image(self) -> recipe.Recipe:
+        return recipe.read(self.declared.image, self.name)
 
     def declaration(self) -> bytes:
         """Return what a driver needs of it, pickled."""
@@ -101,8 +107,8 @@ class Environment:
         """Return each declared field that has no effect on this machine, and why."""
         declared = self.declared
         reasons: dict[str, str] = {}
-        if not _is_default_image(declared.image):
-            reasons["image"] = "tasks run in the notebook's own Python"
+        for part, reason in self._image().not_honoured.items():
+            reasons[f"image.{part}"] = reason
         if declared.resources is not None:
             reasons["resources"] = "the driver is a plain process; only workers are limited"
         for field in ("pod_template", "service_account", "queue", "interruptible"):
@@ -149,10 +155,6 @@ class Environment:
         return [Secret(key=s) if isinstance(s, str) else s for s in asked]
 
 
-def _is_default_image(image: Any) -> bool:
-    return image in (None, "auto") or image == _default_image()
-
-
 def _not_honoured_of_cache(cache: Any) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if getattr(cache, "serialize", False):
@@ -162,13 +164,6 @@ def _not_honoured_of_cache(cache: Any) -> dict[str, str]:
     if any(type(policy).__module__.partition(".")[0] != "flyte" for policy in policies):
         reasons["cache.policies"] = "the version of a cell is its code"
     return reasons
-
-
-@functools.cache
-def _default_image() -> Any:
-    import flyte
-
-    return flyte.Image.from_debian_base()
 
 
 def is_task_environment(value: object) -> bool:

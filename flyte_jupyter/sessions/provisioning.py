@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from flyte_jupyter.backends.backend import Backend, ClusterStatus
 from flyte_jupyter.backends.local.backend import LocalBackend, new_key
+from flyte_jupyter.backends.local.packages import Overlays
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.engines.engine import ClusterSpec, Role
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment
 from flyte_jupyter.sessions.secret_values import resolve_secrets, secret_names
+
+Preparing: TypeAlias = Callable[[str], AbstractContextManager[Callable[[str], None]]]
+
+
+@contextlib.contextmanager
+def _unseen(name: str) -> Iterator[Callable[[str], None]]:
+    del name
+    yield lambda _: None
 
 
 class Provisioner:
@@ -37,14 +48,23 @@ class Provisioner:
         self._config, self._report = config, report
         self._backend: Backend | None = None
         self._by_id: dict[str, Cluster] = {}
+        self.preparing: Preparing = _unseen
+        """Shows the progress of what is made before a cluster of an environment can start."""
 
     @property
     def backend(self) -> Backend:
         """Where clusters live; made with the first one."""
         if self._backend is None:
             config = self._config
-            self._backend = LocalBackend(self._on_status, config.start_method, config.preload)
+            method, modules = config.start_method, config.preload
+            self._backend = LocalBackend(self._on_status, method, modules, self._overlays)
         return self._backend
+
+    def _overlays(self) -> Overlays:
+        config = self._config
+        folder = Path(config.packages_folder) if config.packages_folder else None
+        keep = config.image_conflicts == "keep"
+        return Overlays(folder, config.installer, config.provided_packages, keep=keep)
 
     def running(self, environment: Environment) -> Cluster | None:
         """Return the environment's cluster if it starts or runs."""
@@ -63,10 +83,10 @@ class Provisioner:
 
         Raises
         ------
-        EngineError, UsageError, ClusterError
+        EngineError, ImageError, UsageError, ClusterError
             It cannot be described or started.
         """
-        asked = _asked(cluster.environment)
+        asked = self._prepared(cluster.environment)
         return self._start(cluster, asked, self._secrets(cluster.environment))
 
     async def _start(
@@ -105,6 +125,7 @@ class Provisioner:
         asked = _asked(environment)
         if cluster.spec and _without_replicas(cluster.spec) == _without_replicas(asked):
             return _rescale(cluster, environment, asked)
+        asked = self._prepared(environment)
         return self._renew(cluster, environment, asked, self._secrets(environment))
 
     async def _renew(
@@ -117,6 +138,15 @@ class Provisioner:
         self._report(f"{environment.name} is declared differently now: its cluster starts anew.")
         await cluster.stop()
         return await self._start(self.new(environment), asked, secrets)
+
+    def _prepared(self, environment: Environment) -> ClusterSpec:
+        """Describe what an environment asks for, and make what that needs to start."""
+        asked = _asked(environment)
+        with self.preparing(environment.name) as progress:
+            remarks = self.backend.prepare(asked, progress)
+        for remark in remarks:
+            self._report(f"{environment.name}: {remark}.")
+        return asked
 
     def _secrets(self, environment: Environment) -> dict[str, str]:
         return resolve_secrets(environment, self._config.secret_resolver)

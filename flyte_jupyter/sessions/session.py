@@ -13,20 +13,24 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyte_jupyter.cells.local_modules import LocalModules
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.errors import ClusterError
+from flyte_jupyter.images.recipe import image_of, is_image
 from flyte_jupyter.sessions import functions
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment, check_name, find
 from flyte_jupyter.sessions.event_loop import EventLoopThread
 from flyte_jupyter.sessions.nesting import declared_as
-from flyte_jupyter.sessions.provisioning import Provisioner
+from flyte_jupyter.sessions.provisioning import Preparing, Provisioner
 from flyte_jupyter.sessions.runner import Console, Runner
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
+
+if TYPE_CHECKING:
+    from flyte_jupyter.images.building import Built
 
 
 class Session:
@@ -220,6 +224,56 @@ class Session:
             return read(of_role[0]["log"] if of_role else f"{member}.log")
         return "".join(f"--- {member}-{m['index']} ---\n{read(m['log'])}" for m in of_role)
 
+    # -- images -----------------------------------------------------------------------------
+
+    def image(self, name: Any) -> Any:
+        """Return the `flyte.Image` of an environment, or the one that a variable holds.
+
+        Raises
+        ------
+        EnvironmentNotFound
+            There is neither of that name.
+        ImageError
+            What there is is no image that could be built.
+        """
+        found = self.namespace.get(name) if isinstance(name, str) else name
+        if is_image(found):
+            return found
+        environment = find(name, self.namespace, self.declared) if isinstance(name, str) else name
+        return image_of(environment)
+
+    def build(
+        self,
+        name: Any,
+        *,
+        builder: str = "",
+        registry: str = "",
+        force: bool = False,
+        progress: Callable[[str], None] = print,
+    ) -> Built:
+        """Build the real image of an environment, or one that a variable holds, and push it.
+
+        Tasks of this session do not need that: it is for those that run elsewhere.
+
+        Parameters
+        ----------
+        name
+            The environment or the image.
+        builder, registry, force, progress
+            As `images.building.build` has them.
+
+        Raises
+        ------
+        EnvironmentNotFound
+            There is neither of that name.
+        ImageError
+            Nothing was built.
+        """
+        from flyte_jupyter.images.building import build
+
+        image = self.image(name)
+        return build(image, builder=builder, registry=registry, force=force, progress=progress)
+
     # -- runs -------------------------------------------------------------------------------
 
     def submit(
@@ -335,6 +389,10 @@ class Session:
     def read_cells_with(self, transform: Callable[[str], str]) -> None:
         """Have cells turned into Python by `transform` where their code is compared."""
         self._runner.transform = transform
+
+    def show_preparing_with(self, view: Preparing) -> None:
+        """Have what is made before a cluster can start shown by `view`."""
+        self._clusters.preparing = view
 
     # -- the end ----------------------------------------------------------------------------
 

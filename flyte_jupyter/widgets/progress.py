@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 from flyte_jupyter.backends.backend import DRIVER
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.widgets.links import anchors, reachable
+from flyte_jupyter.widgets.live import LiveDisplay
 
 
 class StartProgress:
@@ -26,42 +26,25 @@ class StartProgress:
     def __init__(self, cluster: Cluster, after: float) -> None:
         self._cluster = cluster
         self._after = after
-        self._handle: Any = None
-        self._shown = ""
+        self._live = LiveDisplay()
 
     def tick(self, seconds: float) -> None:
         """Show the present state; called a few times a second while the notebook waits."""
         cluster = self._cluster
         if cluster.state == "starting" and seconds < self._after:
             return
-        if cluster.state != "starting" and self._handle is None:
+        if cluster.state != "starting" and not self._live.begun:
             return
         self._show()
 
     def finish(self) -> None:
         """Show how it came out, if its progress was shown."""
-        if self._handle is not None:
+        if self._live.begun:
             self._show()
 
     def _show(self) -> None:
         text = self._text()
-        if text == self._shown:
-            return
-        self._shown = text
-        self._display({"text/plain": text, "text/html": self._html(text)})
-
-    def _display(self, data: dict[str, str]) -> None:
-        from IPython.core.getipython import get_ipython
-        from IPython.display import display
-
-        if not hasattr(get_ipython(), "kernel"):
-            if self._handle is None:
-                self._handle = True
-                print(data["text/plain"], flush=True)
-        elif self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)
-        else:
-            self._handle.update(data, raw=True)
+        self._live.show(text, self._html(text))
 
     def _text(self) -> str:
         cluster = self._cluster

@@ -157,13 +157,25 @@ def test_a_cluster_that_is_named_is_used_and_nothing_is_provisioned():
 
 
 def test_the_runtime_environment_goes_to_the_job_and_what_does_not_is_named():
-    config = ray(group(), runtime_env={"env_vars": {"A": "b"}, "pip": ["x"], "conda": "y"})
+    asked = {"env_vars": {"A": "b"}, "pip": ["x"], "uv": {"packages": ["z"]}, "conda": "y"}
+    config = ray(group(), runtime_env=asked)
     spec = ENGINE.describe(config, None)
     assert spec.driver_args["runtime_env"] == {"env_vars": {"A": "b"}}
-    assert set(ENGINE.ignored(config)) == {"runtime_env.pip", "runtime_env.conda"}
+    assert [layer.requirements for layer in spec.packages] == [("x",), ("z",)]
+    assert set(ENGINE.ignored(config)) == {"runtime_env.conda"}
 
 
-@pytest.mark.parametrize("runtime_env", ["x", {"env_vars": {"A": 1}}, {"py_modules": [json]}])
+def test_ray_installs_on_a_cluster_that_is_not_ours():
+    config = ray(group(), runtime_env={"pip": ["x"]}, address="host:6379")
+    spec = ENGINE.describe(config, None)
+    assert spec.driver_args["runtime_env"] == {"pip": ["x"]}
+    assert not spec.packages
+
+
+@pytest.mark.parametrize(
+    "runtime_env",
+    ["x", {"pip": [1]}, {"pip": "no-such-file"}, {"env_vars": {"A": 1}}, {"py_modules": [json]}],
+)
 def test_a_runtime_environment_that_makes_no_sense_is_refused(runtime_env):
     with pytest.raises(EngineError, match="runtime_env"):
         ENGINE.describe(ray(group(), runtime_env=runtime_env), None)

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from flyte_jupyter.backends.backend import (
 )
 from flyte_jupyter.backends.local import processes
 from flyte_jupyter.backends.local.launching import Supervisor, platform_method, warm
+from flyte_jupyter.backends.local.packages import Overlays
 from flyte_jupyter.backends.local.runtime_folder import RuntimeFolder
 from flyte_jupyter.driver import wire
 from flyte_jupyter.engines.engine import ClusterSpec
+from flyte_jupyter.engines.packages import PackageLayer
 from flyte_jupyter.errors import ClusterError
 from flyte_jupyter.platforms import require_platform
 
@@ -55,14 +57,32 @@ class LocalBackend:
         ``fork``, ``spawn``, or ``auto`` for what suits the platform.
     preload
         Further modules to import before drivers are started.
+    overlays
+        Returns what finds and installs packages, as it is configured now.
     """
 
-    def __init__(self, listener: Listener, method: str = "auto", preload: Sequence[str] = ()):
+    def __init__(
+        self,
+        listener: Listener,
+        method: str = "auto",
+        preload: Sequence[str] = (),
+        overlays: Callable[[], Overlays] = Overlays,
+    ) -> None:
         require_platform()
         self._listener = listener
         self._method = platform_method(method)
         self._preload = list(preload)
         self._clusters: dict[str, _Cluster] = {}
+        self._overlays = overlays
+        self._paths: dict[tuple[PackageLayer, ...], Path | None] = {(): None}
+
+    def prepare(self, spec: ClusterSpec, progress: Callable[[str], None]) -> tuple[str, ...]:
+        """Install what processes need beyond the kernel's packages, unless it is there."""
+        if not spec.packages:
+            return ()
+        overlay = self._overlays().prepare(spec.packages, progress)
+        self._paths[spec.packages] = overlay.path
+        return overlay.remarks
 
     async def create(self, name: str, spec: ClusterSpec, driver: DriverLaunch) -> None:
         """Begin to start a cluster, unless one of that name is there."""
@@ -89,6 +109,7 @@ class LocalBackend:
             "driver": {"key": driver.key, "settings": dict(driver.settings)},
             "cwd": driver.cwd,
             "path": list(driver.path),
+            "packages": str(self._paths[spec.packages] or ""),
             "method": self._method,
             "preload": self._preload,
         }

@@ -48,6 +48,7 @@ class Launch(TypedDict):
     driver: dict[str, Any]
     cwd: str
     path: list[str]
+    packages: str
     method: str
     preload: list[str]
 
@@ -180,6 +181,7 @@ class ClusterOperator:
             "log": str(self.folder.path / "logs" / f"{record.id}.log"),
             "cwd": self.launch["cwd"],
             "path": self.launch["path"],
+            "packages": self.launch["packages"],
         }
         self._send_order(order)
 

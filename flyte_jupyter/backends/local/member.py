@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import signal
+import site
 import socket
 import sys
 import threading
@@ -37,6 +38,8 @@ class Order(TypedDict):
     log: str
     cwd: str
     path: list[str]
+    packages: str
+    """A folder of packages beyond those on `path`; empty for none."""
 
 
 class LocalMember:
@@ -120,6 +123,8 @@ def run(order: Order, fd: int, parent: int) -> int:
     with contextlib.suppress(OSError):
         os.chdir(order["cwd"])
     sys.path[:] = order["path"] or sys.path
+    if order["packages"]:
+        _add_packages(order["packages"])
     member = LocalMember(order, Channel(socket.socket(fileno=fd)))
     member.listen()
     try:
@@ -133,6 +138,14 @@ def run(order: Order, fd: int, parent: int) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     return 0
+
+
+def _add_packages(folder: str) -> None:
+    """Have packages found after all others, here and in what this process starts."""
+    site.addsitedir(folder)
+    for variable, path in (("PYTHONPATH", folder), ("PATH", str(Path(folder, "bin")))):
+        before = os.environ.get(variable)
+        os.environ[variable] = os.pathsep.join([before, path] if before else [path])
 
 
 def _redirect(log: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from flyte_jupyter.engines.engine import ClusterSpec, Facts, Option, Role
 from flyte_jupyter.engines.quantities import cores, machine_cpus, memory_bytes
-from flyte_jupyter.engines.ray import groups
+from flyte_jupyter.engines.ray import groups, runtime_env
 from flyte_jupyter.engines.ray.groups import HEAD, Resources
 from flyte_jupyter.engines.requirements import require, require_version
 from flyte_jupyter.errors import EngineError, UsageError
@@ -19,7 +19,6 @@ _PROCESSES = "flyte_jupyter.engines.ray.processes"
 _DRIVER = "flyte_jupyter.engines.ray.driver"
 _LEAST = (2, 49)
 _GROUP = "workers"
-_RUNTIME_ENV = ("env_vars", "working_dir", "py_modules", "excludes", "config")
 _START_PARAMS = ("num-cpus", "num-gpus", "memory", "object-store-memory", "resources", "labels")
 _HEAD_SHARE = 4
 """Of so many parts of the memory for objects the head takes one; scaling must not change it."""
@@ -51,8 +50,9 @@ class RayEngine:
         """
         del resources
         _require_ray()
-        _check_runtime_env(config.runtime_env)
-        job = {"runtime_env": _honoured(config.runtime_env), "address": config.address or ""}
+        runtime_env.check(config.runtime_env)
+        given = runtime_env.for_ray(config.runtime_env, elsewhere=bool(config.address))
+        job = {"runtime_env": given, "address": config.address or ""}
         if config.address:
             return ClusterSpec(
                 engine=self.name,
@@ -72,6 +72,7 @@ class RayEngine:
             retire=f"{_PROCESSES}:retire",
             driver_args=job,
             linger=_linger(config),
+            packages=runtime_env.packages(config.runtime_env),
         )
 
     def configure(self, options: Mapping[str, str]) -> Any:
@@ -113,9 +114,7 @@ class RayEngine:
 
     def ignored(self, config: Any) -> Mapping[str, str]:
         """Name what processes on this machine cannot have."""
-        reasons: dict[str, str] = {}
-        for key in set(config.runtime_env or {}) - set(_RUNTIME_ENV):
-            reasons[f"runtime_env.{key}"] = "workers run in the notebook's own Python environment"
+        reasons = runtime_env.ignored(config.runtime_env, elsewhere=bool(config.address))
         if config.address:
             return reasons
         if config.ttl_seconds_after_finished is not None and not config.shutdown_after_job_finishes:
@@ -200,27 +199,6 @@ def _args(asked: Resources, cpus: int, nodes: int) -> dict[str, Any]:
         "labels": dict(asked.labels),
         "nodes": nodes,
     }
-
-
-def _honoured(runtime_env: Any) -> dict[str, Any]:
-    return {key: value for key, value in (runtime_env or {}).items() if key in _RUNTIME_ENV}
-
-
-def _check_runtime_env(runtime_env: Any) -> None:
-    if runtime_env is not None and not isinstance(runtime_env, dict):
-        raise EngineError(
-            "runtime_env must be a dictionary", seen=f"it is a {type(runtime_env).__name__}"
-        )
-    variables = (runtime_env or {}).get("env_vars") or {}
-    if not all(isinstance(text, str) for pair in variables.items() for text in pair):
-        raise EngineError("runtime_env['env_vars'] must map names to texts")
-    for module in (runtime_env or {}).get("py_modules") or ():
-        if not isinstance(module, str):
-            raise EngineError(
-                "runtime_env['py_modules'] must be paths",
-                seen=f"one is a {type(module).__name__}",
-                fix="Modules beside the notebook reach the workers without being named.",
-            )
 
 
 def _linger(config: Any) -> float | None:

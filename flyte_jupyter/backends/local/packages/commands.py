@@ -1,0 +1,101 @@
+"""Running a command that may take minutes, so that it can be watched and interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+_TURN = 0.1
+"""Seconds after which the waiting thread looks whether it has been interrupted."""
+_LAUNCHER = "flyte_jupyter.backends.local.packages.launcher"
+
+
+class CommandFailed(Exception):
+    """A command ended with an error.
+
+    Parameters
+    ----------
+    output
+        Everything that it wrote.
+    """
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        super().__init__(output[-2000:])
+
+
+def output_of(
+    command: Sequence[str], environ: Mapping[str, str], progress: Callable[[str], None]
+) -> str:
+    """Run a command and return what it wrote.
+
+    It ends when this process does, and when the wait for it is interrupted.
+
+    Parameters
+    ----------
+    command
+        An absolute path and its arguments.
+    environ
+        All of its environment.
+    progress
+        Called with each line that it writes.
+
+    Raises
+    ------
+    CommandFailed
+        It ended with an error.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", _LAUNCHER, str(os.getpid()), *command],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    lines: list[str] = []
+    try:
+        for line in _lines_of(process):
+            lines.append(line)
+            if line.strip():
+                progress(line.strip())
+        code = process.wait()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        if process.stdout:
+            process.stdout.close()
+    output = "".join(lines)
+    if code:
+        raise CommandFailed(output)
+    return output
+
+
+def _lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Yield what a process writes, waiting in turns so that an interrupt is heard."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        with contextlib.suppress(ValueError, OSError):  # closed, for nobody waits any more
+            for line in process.stdout or ():
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, name="installer", daemon=True).start()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            line = lines.get(timeout=_TURN)
+            if line is None:
+                return
+            yield line

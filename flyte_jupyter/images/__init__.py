@@ -1,0 +1,1 @@
+"""Images: what of one holds on this machine, and building the real thing."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import os
 import pickle
-import sys
-from pathlib import Path
 from typing import Any
 
 from flyte_jupyter.errors import one_line
+
+ORDER = "FLYTE_JUPYTER_IMAGE"
+"""Environment variable with what is to be built."""
+ANSWER = "flyte-jupyter: "
+"""What the last line of the output begins with, before what has come of it."""
 
 
 async def build_image(image: Any, builder: Any, *, force: bool) -> dict[str, Any]:
@@ -47,14 +52,23 @@ async def _existing(image: Any, builder: Any) -> str | None:
 
 
 def main() -> None:
-    """Run as ``python -m flyte_jupyter.images.build_process ORDER ANSWER``."""
-    order, answer = map(Path, sys.argv[1:])
-    image, builder, force = pickle.loads(order.read_bytes())
+    """Run as ``python -m flyte_jupyter.images.build_process``, with the order in the environment.
+
+    It is not on the command line, for an image may hold the password of an index.
+    """
+    import flyte
+
+    image, builder, force, settings = pickle.loads(base64.b64decode(os.environ.pop(ORDER)))
+
+    async def build() -> dict[str, Any]:
+        await flyte.init.aio(**settings, load_plugin_type_transformers=False)
+        return await build_image(image, builder, force=force)
+
     try:
-        found = asyncio.run(build_image(image, builder, force=force))
+        found = asyncio.run(build())
     except Exception as error:  # noqa: BLE001 - whoever waits says it
         found = {"error": one_line(error)}
-    answer.write_text(json.dumps(found))
+    print(f"\n{ANSWER}{json.dumps(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,24 @@ taken for an answer.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
 from flyte_jupyter.backends.local.packages.commands import CommandFailed, output_of
 from flyte_jupyter.errors import ImageError, one_line
+from flyte_jupyter.images.build_process import ANSWER, ORDER, build_image
 
 _PROCESS = "flyte_jupyter.images.build_process"
 _ENGINES = {"local": ("docker", "Docker"), "local-podman": ("podman", "Podman")}
@@ -96,26 +96,24 @@ def build(
     begun = time.monotonic()
     if chosen in _ENGINES:
         _check_engine(image, chosen)
-        answer = _in_process(_with_registry(image), chosen, force=force, progress=progress)
+        answer = _in_process(image, chosen, force=force, progress=progress)
     else:
         answer = _here(image, chosen, force=force)
     how = "built" if answer["built"] else "is there already; --force builds it anew"
     return Built(answer["uri"], how, chosen, time.monotonic() - begun, answer.get("url", ""))
 
 
-def _configured(field: str) -> str | None:
-    """Return what `flyte.init` was told."""
+def _configured(field: str) -> Any:
+    """Return what `flyte.init` was told; None if it was not."""
     from flyte._initialize import _get_init_config
 
-    value: str | None = getattr(_get_init_config(), field, None)
-    return value
+    return getattr(_get_init_config(), field, None)
 
 
-def _with_registry(image: Any) -> Any:
-    from flyte._image import _get_push_registry
-
-    registry = None if image.registry else _get_push_registry()
-    return image.clone(registry=registry) if registry else image
+def _settings() -> dict[str, Any]:
+    """Return what `flyte.init` was told that matters to a build."""
+    told = {field: _configured(field) for field in ("image_registry", "images", "root_dir")}
+    return {field: value for field, value in told.items() if value}
 
 
 def _not_built(image: Any, *, seen: str, fix: str = "") -> ImageError:
@@ -150,29 +148,27 @@ def _in_process(
     image: Any, builder: str, *, force: bool, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Build in a process that ends with this one, and whose output is the cell's."""
-    with tempfile.TemporaryDirectory(prefix="flyte-image-") as folder:
-        order, answer = Path(folder, "order"), Path(folder, "answer")
-        order.write_bytes(cloudpickle.dumps((image, builder, force)))
-        command = [sys.executable, "-P", "-m", _PROCESS, str(order), str(answer)]
-        try:
-            output_of(command, dict(os.environ), progress)
-        except CommandFailed as failure:
-            raise _not_built(image, seen=_last_line(failure.output)) from None
-        found: dict[str, Any] = json.loads(answer.read_text())
+    order = base64.b64encode(cloudpickle.dumps((image, builder, force, _settings()))).decode()
+    command = [sys.executable, "-P", "-m", _PROCESS]
+    lines: list[str] = []
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        if not line.startswith(ANSWER):
+            progress(line)
+
+    try:
+        output_of(command, {**os.environ, ORDER: order}, hear)
+    except CommandFailed:
+        raise _not_built(image, seen=lines[-1] if lines else "its builder said nothing") from None
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix(ANSWER))
     if "error" in found:
         raise _not_built(image, seen=found["error"])
     return found
 
 
-def _last_line(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "its builder said nothing"
-
-
 def _here(image: Any, builder: str, *, force: bool) -> dict[str, Any]:
     """Build with what needs the notebook's own connection to Flyte, on a thread beside."""
-    from flyte_jupyter.images.build_process import build_image
-
     if builder == "remote" and _configured("client") is None:
         raise _not_built(
             image,

@@ -226,7 +226,7 @@ def _add(
     more: tuple[str, ...] = (),
 ) -> None:
     if layer.secret_mounts:
-        recipe.not_honoured["secret_mounts"] = "nothing is mounted while packages are installed"
+        recipe.not_honoured["secrets"] = "nothing is mounted while packages are installed"
     further = tuple(layer.extra_index_urls or ())
     indexes = (layer.index_url or "", *further) if layer.index_url or further else ()
     words = (*(["--pre"] if layer.pre else []), *shlex.split(layer.extra_args or ""), *more)

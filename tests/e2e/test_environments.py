@@ -86,10 +86,10 @@ def test_a_field_that_is_not_honoured_is_named_once(book):
     book.run(
         "env = flyte.TaskEnvironment(\n"
         '    name="f", resources=flyte.Resources(cpu=2), image=flyte.Image.from_debian_base()'
-        '.with_pip_packages("x"), interruptible=True)'
+        '.with_apt_packages("x"), interruptible=True)'
     )
     cell = book.task("1")
-    for field in ("resources", "image", "interruptible"):
+    for field in ("resources", "image.apt_packages", "interruptible"):
         assert cell.stderr.count(f"f: {field} is not honoured here") == 1
     assert book.task("1").stderr == ""
     book.run("%flyte down f")

@@ -83,7 +83,7 @@ def test_each_field_without_effect_is_named_with_its_reason():
     )
     reasons = Environment.of(declared).not_honoured()
     assert set(reasons) == {
-        "image",
+        "image.base_image",
         "resources",
         "interruptible",
         "queue",

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _TURN = 0.1
 """Seconds after which the waiting thread looks whether it has been interrupted."""
+_GRACE = 2.0
+"""Seconds that an interrupted command has to clean up."""
 _LAUNCHER = "flyte_jupyter.backends.local.packages.launcher"
 
 
@@ -69,9 +71,7 @@ def output_of(
                 progress(line.strip())
         code = process.wait()
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _end(process)
         raise
     finally:
         if process.stdout:
@@ -80,6 +80,15 @@ def output_of(
     if code:
         raise CommandFailed(output)
     return output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a command and what it has started; it may clean up first."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
 
 
 def _lines_of(process: subprocess.Popen[str]) -> Iterator[str]:

@@ -23,6 +23,7 @@ _CONFLICT = re.compile(
     r"The conflict is caused by: (?P<pip>.*?)(?: Additional | To fix this|$)"
     r"|No solution found.*?(?P<uv>Because .*?)(?: hint:|$)"
 )
+_PASSWORD = re.compile(r"://[^@/\s]+@")
 _NOT_BUILT = re.compile(r"(\S[^\n]*)\n[^\n]*\[end of output\]")
 
 
@@ -37,6 +38,7 @@ def explained(layer: PackageLayer, output: str) -> ImageError:
         All that the installer wrote.
     """
     seen, fix = _meaning(layer, output)
+    seen = _PASSWORD.sub("://****@", seen)
     return ImageError(f"packages of {layer.origin} cannot be installed", seen=seen, fix=fix)
 
 

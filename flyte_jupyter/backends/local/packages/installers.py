@@ -14,8 +14,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -30,7 +30,7 @@ Progress: TypeAlias = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Pin:
-    """One package to install, and where it comes from if that is no index."""
+    """One package to install: its version, where it comes from if that is no index, or both."""
 
     name: str
     version: str
@@ -40,26 +40,72 @@ class Pin:
         return f"{self.name} @ {self.url}" if self.url else f"{self.name}=={self.version}"
 
 
+@dataclass(frozen=True)
+class Work:
+    """One layer on its way into a folder.
+
+    Parameters
+    ----------
+    layer
+        What is asked for.
+    target
+        The folder of packages, with those of the layers before.
+    progress
+        Told what is being done.
+    """
+
+    layer: PackageLayer
+    target: Path
+    progress: Progress
+
+    def beside(self) -> tempfile.TemporaryDirectory[str]:
+        """Return a folder that goes with what is being made, if not by itself."""
+        return tempfile.TemporaryDirectory(dir=self.target.parent)
+
+    def run(self, command: Sequence[str], asked: Sequence[str], environ: Mapping[str, str]) -> str:
+        """Run an installer with requirements, and return what it wrote.
+
+        Raises
+        ------
+        ImageError
+            It failed; what it said in many lines is said in one.
+        """
+        with self.beside() as folder:
+            file = Path(folder, "asked.txt")
+            file.write_text(self._requirements(asked))
+            words = [*command, *self.layer.arguments, "--requirement", str(file)]
+            try:
+                # What a killed installer leaves goes with what it was to make.
+                return output_of(words, {**environ, "TMPDIR": folder}, self._hear)
+            except CommandFailed as failure:
+                raise explained(self.layer, failure.output) from None
+
+    def _requirements(self, asked: Sequence[str]) -> str:
+        """Return the text of a requirements file: a command line anybody can read."""
+        main, *further = self.layer.indexes or ("",)
+        lines = [f"--index-url {main}"] if main else []
+        lines += [f"--extra-index-url {each}" for each in further]
+        return _lines([*lines, *asked])
+
+    def _hear(self, line: str) -> None:
+        if line.startswith(_STEPS):
+            self.progress(line.partition(" (from -r")[0])
+
+
 class Installer(Protocol):
     """What pip and uv are asked."""
 
     name: str
 
-    def resolve(
-        self, layer: PackageLayer, present: Mapping[str, str], target: Path, progress: Progress
-    ) -> list[Pin]:
+    def resolve(self, work: Work, present: Mapping[str, str]) -> list[Pin]:
         """Return what has to be added.
 
         Parameters
         ----------
-        layer
-            What is asked for.
+        work
+            What is asked for, and what has been added so far.
         present
             Versions that there are and that must stay, by name.
-        target
-            The folder of packages added so far.
-        progress
-            Told what is being done.
 
         Raises
         ------
@@ -67,10 +113,8 @@ class Installer(Protocol):
             There is no such set of packages, or the index cannot be reached.
         """
 
-    def install(
-        self, layer: PackageLayer, pins: Sequence[Pin], target: Path, progress: Progress
-    ) -> None:
-        """Put packages, and nothing that they depend on, into a folder.
+    def install(self, work: Work, pins: Sequence[Pin]) -> None:
+        """Put packages, and nothing that they depend on, into the folder.
 
         Raises
         ------
@@ -84,40 +128,30 @@ class Pip:
 
     name = "pip"
 
-    def resolve(
-        self, layer: PackageLayer, present: Mapping[str, str], target: Path, progress: Progress
-    ) -> list[Pin]:
+    def resolve(self, work: Work, present: Mapping[str, str]) -> list[Pin]:
         """Return what has to be added; `Installer.resolve` says more."""
-        with tempfile.TemporaryDirectory(prefix="flyte-packages-") as folder:
+        with work.beside() as folder:
             constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
-            constraints.write_text(_as_lines(present))
+            constraints.write_text(_lines(_pins(present)))
             words = ["--dry-run", "--report", str(report), "--constraint", str(constraints)]
-            self._run(layer, layer.requirements, words, target, progress)
+            self._run(work, words, _asked(work.layer))
             items = json.loads(report.read_text())["install"]
         return [_reported(item) for item in items]
 
-    def install(
-        self, layer: PackageLayer, pins: Sequence[Pin], target: Path, progress: Progress
-    ) -> None:
-        """Put packages into a folder; `Installer.install` says more."""
-        words = ["--target", str(target), "--no-deps", "--upgrade"]
-        self._run(replace(layer, files=()), list(map(str, pins)), words, target, progress)
+    def install(self, work: Work, pins: Sequence[Pin]) -> None:
+        """Put packages into the folder; `Installer.install` says more."""
+        words = ["--target", str(work.target), "--no-deps", "--upgrade"]
+        self._run(work, words, list(map(str, pins)))
 
     @staticmethod
-    def _run(
-        layer: PackageLayer,
-        requirements: Sequence[str],
-        words: Sequence[str],
-        target: Path,
-        progress: Progress,
-    ) -> None:
+    def _run(work: Work, words: Sequence[str], asked: Sequence[str]) -> None:
         options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
         command = [sys.executable, "-P", "-m", "pip", "install", *options, *words]
         # What was added by the layers before counts as installed.
-        path = os.pathsep.join(filter(None, [str(target), os.environ.get("PYTHONPATH", "")]))
+        path = os.pathsep.join(filter(None, [str(work.target), os.environ.get("PYTHONPATH", "")]))
         environ = {**os.environ, "PYTHONPATH": path}
         environ.setdefault("PIP_RETRIES", "1")  # five take half a minute to say "offline"
-        _carry_out(layer, requirements, command, environ, progress)
+        work.run(command, asked, environ)
 
 
 class Uv:
@@ -128,39 +162,30 @@ class Uv:
     def __init__(self, executable: str) -> None:
         self._executable = executable
 
-    def resolve(
-        self, layer: PackageLayer, present: Mapping[str, str], target: Path, progress: Progress
-    ) -> list[Pin]:
+    def resolve(self, work: Work, present: Mapping[str, str]) -> list[Pin]:
         """Return what has to be added; `Installer.resolve` says more."""
-        with tempfile.TemporaryDirectory(prefix="flyte-packages-") as folder:
+        with work.beside() as folder:
             constraints = Path(folder, "constraints.txt")
-            constraints.write_text(_as_lines(present))
+            constraints.write_text(_lines(_pins(present)))
             words = ["--dry-run", "--constraint", str(constraints)]
-            text = self._run(layer, layer.requirements, words, progress)
+            text = self._run(work, words, _asked(work.layer))
         found = [_PLANNED.fullmatch(line.strip()) for line in text.splitlines()]
-        return [Pin(m["name"], m["version"], m["url"] or "") for m in found if m]
+        return [Pin(m["name"], m["version"] or "", m["at"] or m["from"] or "") for m in found if m]
 
-    def install(
-        self, layer: PackageLayer, pins: Sequence[Pin], target: Path, progress: Progress
-    ) -> None:
-        """Put packages into a folder; `Installer.install` says more."""
-        words = ["--target", str(target), "--no-deps"]
-        self._run(replace(layer, files=()), list(map(str, pins)), words, progress)
+    def install(self, work: Work, pins: Sequence[Pin]) -> None:
+        """Put packages into the folder; `Installer.install` says more."""
+        self._run(work, ["--target", str(work.target), "--no-deps"], list(map(str, pins)))
 
-    def _run(
-        self,
-        layer: PackageLayer,
-        requirements: Sequence[str],
-        words: Sequence[str],
-        progress: Progress,
-    ) -> str:
+    def _run(self, work: Work, words: Sequence[str], asked: Sequence[str]) -> str:
         options = ["--python", sys.executable, "--break-system-packages", "--no-progress"]
         command = [self._executable, "pip", "install", *options, *words]
-        environ = {**os.environ, "NO_COLOR": "1"}
-        return _carry_out(layer, requirements, command, environ, progress)
+        return work.run(command, asked, {**os.environ, "NO_COLOR": "1"})
 
 
-_PLANNED = re.compile(r"\+ (?P<name>\S+?)==(?P<version>\S+)(?: \(from (?P<url>\S+)\))?")
+_STEPS = ("Collecting", "Downloading", "Processing", "Building", "Preparing", "Resolved", "Cloning")
+_PLANNED = re.compile(
+    r"\+ (?P<name>[^\s=]+)(?:==(?P<version>\S+)(?: \(from (?P<from>\S+)\))?| @ (?P<at>\S+))"
+)
 
 
 def find_installer(asked: str) -> Installer:
@@ -197,17 +222,16 @@ def _uv() -> str | None:
     return shutil.which("uv")
 
 
-def _as_lines(present: Mapping[str, str]) -> str:
-    return "".join(f"{name}=={version}\n" for name, version in present.items())
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _asked(layer: PackageLayer, requirements: Sequence[str]) -> str:
-    """Return what is asked for as a requirements file; a command line anybody can read."""
-    main, *further = layer.indexes or ("",)
-    lines = [f"--index-url {main}"] if main else []
-    lines += [f"--extra-index-url {each}" for each in further]
-    lines += [f"--requirement {file}" for file in layer.files]
-    return "".join(f"{line}\n" for line in [*lines, *requirements])
+def _pins(present: Mapping[str, str]) -> Iterator[str]:
+    return (f"{name}=={version}" for name, version in present.items() if version)
+
+
+def _asked(layer: PackageLayer) -> list[str]:
+    return [*(f"--requirement {file}" for file in layer.files), *layer.requirements]
 
 
 def _reported(item: Mapping[str, object]) -> Pin:
@@ -223,29 +247,3 @@ def _reported(item: Mapping[str, object]) -> Pin:
         if subdirectory := info.get("subdirectory"):
             url += f"#subdirectory={subdirectory}"
     return Pin(metadata["name"], metadata["version"], url)
-
-
-def _carry_out(
-    layer: PackageLayer,
-    requirements: Sequence[str],
-    command: Sequence[str],
-    environ: Mapping[str, str],
-    progress: Progress,
-) -> str:
-    """Run an installer, and say in one line what it says in many when it fails."""
-    with tempfile.TemporaryDirectory(prefix="flyte-packages-") as folder:
-        asked = Path(folder, "asked.txt")
-        asked.write_text(_asked(layer, requirements))
-        words = [*command, *layer.arguments, "--requirement", str(asked)]
-        try:
-            return output_of(words, environ, lambda line: _tell(line, progress))
-        except CommandFailed as failure:
-            raise explained(layer, failure.output) from None
-
-
-_STEPS = ("Collecting", "Downloading", "Processing", "Building", "Preparing", "Resolved", "Cloning")
-
-
-def _tell(line: str, progress: Progress) -> None:
-    if line.startswith(_STEPS):
-        progress(line)

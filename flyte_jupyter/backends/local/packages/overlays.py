@@ -24,7 +24,7 @@ from jupyter_core.paths import jupyter_data_dir
 from packaging.utils import canonicalize_name
 
 from flyte_jupyter.backends.local.packages import kernel
-from flyte_jupyter.backends.local.packages.installers import Pin, Progress, find_installer
+from flyte_jupyter.backends.local.packages.installers import Pin, Progress, Work, find_installer
 from flyte_jupyter.engines.packages import PackageLayer
 from flyte_jupyter.errors import ImageError
 
@@ -143,16 +143,19 @@ class Overlays:
         try:
             (aside / "lib").mkdir(parents=True)
             for layer in layers:
-                pins = installer.resolve(layer, {**present, **added}, aside / "lib", progress)
+                work = Work(layer, aside / "lib", progress)
+                pins = installer.resolve(work, {**present, **added})
                 _check(layer, pins, present)
-                pins = [pin for pin in pins if added.get(pin.name) != pin.version]
+                # uv cannot be told that it has what the layers before have added.
+                pins = [p for p in pins if added.get(canonicalize_name(p.name)) != p.version]
                 if pins:
                     progress(f"Installing {', '.join(map(str, pins))}")
-                    installer.install(layer, pins, aside / "lib", progress)
+                    installer.install(work, pins)
                 added |= {canonicalize_name(pin.name): pin.version for pin in pins}
             manifest = {
-                "packages": [f"{name}=={version}" for name, version in added.items()],
-                "asked": [line for layer in layers for line in layer.requirements],
+                "packages": [
+                    f"{name}=={version}" if version else name for name, version in added.items()
+                ],
                 "installer": installer.name,
                 "made": time.time(),
             }
@@ -198,6 +201,10 @@ def _check(layer: PackageLayer, pins: Sequence[Pin], present: Mapping[str, str])
                 seen=f"it would need {pin.name} {pin.version}, the kernel has {has}",
                 fix="Install that in the kernel's environment, or ask for what goes with it.",
             )
+
+
+def _shown(name: str, version: str) -> str:
+    return f"{name}=={version}" if version else name
 
 
 def _key(layers: Sequence[PackageLayer], present: Mapping[str, str]) -> str:

@@ -1,0 +1,199 @@
+"""What of an image holds here; all that is used of Flyte's private fields is tried."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import flyte
+import pytest
+
+from flyte_jupyter.errors import ImageError
+from flyte_jupyter.images import recipe
+from tests.wheels import wheel
+
+KERNEL = sys.version_info[:2]
+
+
+def base(**options) -> flyte.Image:
+    return flyte.Image.from_debian_base(**options)
+
+
+def read(image) -> recipe.Recipe:
+    return recipe.read(image, "env")
+
+
+@pytest.mark.parametrize("image", [None, "auto", base(), base(install_flyte=False)])
+def test_an_image_of_flytes_own_asks_for_nothing(image):
+    assert read(image) == recipe.Recipe()
+
+
+def test_packages_with_all_that_pip_is_told():
+    image = base(name="training").with_pip_packages(
+        "a>=1",
+        "b[c]",
+        index_url="https://index/simple",
+        extra_index_urls=["https://other/simple"],
+        pre=True,
+        extra_args="--no-binary :all:",
+    )
+    (layer,) = read(image).packages
+    assert layer.origin == "image 'training'"
+    assert layer.requirements == ("a>=1", "b[c]")
+    assert layer.indexes == ("https://index/simple", "https://other/simple")
+    assert layer.arguments == ("--pre", "--no-binary", ":all:")
+    assert not read(image).not_honoured
+
+
+def test_an_image_without_a_name_is_called_after_its_environment():
+    assert read(base().with_pip_packages("a")).packages[0].origin == "the image of env"
+
+
+def test_variables_are_honoured_and_flytes_own_are_not_taken():
+    image = base(install_flyte=False).with_env_vars({"A": "1"}).with_env_vars({"B": "2"})
+    assert read(image).env == {"A": "1", "B": "2"}
+
+
+def test_a_plain_file_of_requirements_is_read(tmp_path):
+    file = tmp_path / "requirements.txt"
+    file.write_text("# what is needed\na>=1  # or later\n\nb; python_version > '3'\n")
+    (layer,) = read(base().with_requirements(file)).packages
+    assert layer.requirements == ("a>=1", "b; python_version > '3'")
+    assert layer.files == ()
+
+
+def test_a_file_with_options_is_left_to_the_installer(tmp_path):
+    file = tmp_path / "requirements.txt"
+    file.write_text("--index-url https://index/simple\na\n")
+    (layer,) = read(base().with_requirements(file)).packages
+    assert (layer.requirements, layer.files) == ((), (str(file),))
+
+
+PROJECT = """\
+[project]
+name = "mine"
+version = "1"
+dependencies = ["a>=1", "b"]
+"""
+
+
+def test_the_dependencies_of_a_project(tmp_path):
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(PROJECT)
+    (tmp_path / "uv.lock").write_text("version = 1\n")
+    image = base().with_uv_project(pyproject)
+    found = read(image)
+    assert found.packages[0].requirements == ("a>=1", "b")
+    assert set(found.not_honoured) == {"uv_project.uvlock"}
+
+
+def test_a_project_itself_is_another_when_its_files_change(tmp_path):
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(PROJECT)
+    image = base().with_uv_project(pyproject, project_install_mode="install_project")
+    before = read(image).packages[0]
+    assert before.requirements == (str(tmp_path),)
+    assert read(image).packages[0] == before
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    assert read(image).packages[0].content != before.content
+
+
+SCRIPT = """\
+# /// script
+# requires-python = ">=3.99"
+# dependencies = ["a>=1", "b"]
+# ///
+"""
+
+
+def test_the_dependencies_of_a_script(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT)
+    found = read(flyte.Image.from_uv_script(script, name="job"))
+    assert found.packages[0].requirements == ("a>=1", "b")
+    assert "3.99" in found.not_honoured["python_version"]
+    assert set(found.not_honoured) == {"python_version"}
+
+
+def test_wheels_of_a_folder(tmp_path):
+    from flyte._image import PythonWheels
+
+    wheel(tmp_path, "mine")
+    image = base().clone(addl_layer=PythonWheels(wheel_dir=tmp_path, package_name="mine"))
+    before = read(image).packages[0]
+    assert before.requirements == ("mine",)
+    assert before.arguments == ("--find-links", str(tmp_path))
+    wheel(tmp_path, "mine", code="changed = True\n")
+    assert read(image).packages[0].content != before.content
+
+
+def test_a_wheel_is_named_wherever_the_notebook_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wheel(tmp_path, "mine")
+    (layer,) = read(base().with_pip_packages("./mine-1.0-py3-none-any.whl")).packages
+    assert layer.requirements == (str(tmp_path / "mine-1.0-py3-none-any.whl"),)
+    assert layer.content
+
+
+@pytest.mark.parametrize(
+    ("image", "field", "said"),
+    [
+        (base().with_apt_packages("curl", "git"), "apt_packages", "curl, git"),
+        (base().with_commands(["make"]), "commands", "machine of its own"),
+        (base().with_workdir("/x"), "workdir", "notebook's folder"),
+        (base().with_source_file(Path(__file__)), "source", "notebook's folder"),
+        (base().with_dockerignore(Path(__file__)), "dockerignore", "nothing is copied"),
+        (base().with_code_bundle(), "code_bundle", "notebook's folder"),
+        (flyte.Image.from_base("ghcr.io/a/b:c"), "base_image", "ghcr.io/a/b:c"),
+        ("ghcr.io/a/b:c", "base_image", "ghcr.io/a/b:c"),
+        (base(flyte_version="2.0.0"), "base_image", "v2.0.0"),
+        (flyte.Image.from_ref_name("mine"), "base_image", "mine"),
+        (base(python_version=(3, 14)), "python_version", "3.14"),
+        (base().with_pip_packages("a", secret_mounts="TOKEN"), "secrets", "nothing is mounted"),
+    ],
+)
+def test_what_a_process_cannot_have_is_named(image, field, said):
+    found = read(image).not_honoured
+    assert set(found) == {field}
+    assert said in found[field]
+
+
+def test_a_dockerfile_is_named(tmp_path):
+    file = tmp_path / "Dockerfile"
+    file.write_text("FROM scratch\n")
+    image = flyte.Image.from_dockerfile(file, registry="r", name="n")
+    assert set(read(image).not_honoured) == {"dockerfile"}
+
+
+def test_poetry_and_pixi_are_named(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / "poetry.lock").write_text("")
+    (tmp_path / "pixi.toml").write_text("")
+    poetry = base().with_poetry_project(tmp_path / "pyproject.toml", tmp_path / "poetry.lock")
+    pixi = base().with_pixi_project(tmp_path / "pixi.toml")
+    assert set(read(poetry).not_honoured) == {"poetry_project"}
+    assert set(read(pixi).not_honoured) == {"pixi_project"}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        base(name="x").with_requirements(Path("/no/such/requirements.txt")),
+        base(name="x").with_uv_project(Path("/no/such/pyproject.toml")),
+        base(name="x").with_pip_packages("a", extra_args="'unfinished"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(image):
+    with pytest.raises(ImageError, match="image 'x' cannot be read") as caught:
+        read(image)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_kind_of_layer_is_known():
+    """A new SDK's layer is to be honoured, or named by a reason of its own."""
+    from flyte import _image
+
+    def below(kind: type) -> set[str]:
+        return {kind.__name__} | {name for each in kind.__subclasses__() for name in below(each)}
+
+    assert below(_image.Layer) - {"Layer"} == set(recipe._READERS)

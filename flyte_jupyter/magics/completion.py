@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flyte_jupyter.backends.backend import member_id
 from flyte_jupyter.engines.engine import Option
 from flyte_jupyter.errors import EnvironmentNotFound
+from flyte_jupyter.images.recipe import is_image
 from flyte_jupyter.sessions import Session
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import declared_in, find
@@ -133,6 +134,8 @@ def _values(session: Session, verb: str, before: _Before) -> Iterable[str]:
 
     if (verb, before.awaiting) == ("env", "--plugin"):
         return engines()
+    if (verb, before.awaiting) == ("build", "--builder"):
+        return ["local", "local-podman", "remote"]
     if (verb, before.awaiting) == ("scale", "--group") and before.given:
         cluster = _cluster(session, before.given[0])
         return [r.name for r in scalable_roles(cluster.spec)] if cluster and cluster.running else []
@@ -144,8 +147,9 @@ def _words_of(session: Session, verb: str, given: list[str]) -> Iterable[str]:
     if verb in _NO_ENVIRONMENT:
         return []
     runs = [run.id for run in session.runs] if verb == "logs" else []
+    images = [n for n, v in session.namespace.items() if is_image(v)] if verb == "build" else []
     if not given:
-        return [*environment_names(session), *runs]
+        return [*environment_names(session), *runs, *images]
     if verb == "logs" and len(given) == 1 and given[0] not in runs:
         cluster = _cluster(session, given[0])
         members = cluster.members() if cluster else []

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import psutil
 
 from flyte_jupyter.backends.local import runtime_folder
+from flyte_jupyter.backends.local.packages.installers import find_installer
 from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.driver.values.segments import memfd_supported
 from flyte_jupyter.engines.registry import engines
-from flyte_jupyter.errors import EngineError
+from flyte_jupyter.errors import EngineError, ImageError
 from flyte_jupyter.sessions import Session
 
 _OK, _MISSING = "ok", "!"
@@ -83,6 +84,14 @@ def _folders() -> Iterator[tuple[str, str, str]]:
         yield "runtime folder", _OK, str(runtime_folder.parent())
     except OSError as error:
         yield "runtime folder", _MISSING, str(error)
+    yield _images()
+
+
+def _images() -> tuple[str, str, str]:
+    try:
+        return "packages of images", _OK, f"installed by {find_installer('auto').name}"
+    except ImageError as error:
+        return "packages of images", _MISSING, str(error)
 
 
 def _engines(session: Session) -> Iterator[tuple[str, str, str]]:

@@ -345,9 +345,6 @@ VERBS: dict[str, Verb] = {
     "env": Verb(
         "Declare an environment without Python, or list all.", _env_arguments, _env, "rest"
     ),
-    "build": Verb(
-        "Build the real image of an environment, for tasks elsewhere.", _build_arguments, _build
-    ),
     "up": Verb("Start the cluster of an environment now.", _environment_argument, _up),
     "down": Verb("Take a cluster down, or all.", _optional_environment, _down),
     "scale": Verb("Change the number of workers of a running cluster.", _scale_arguments, _scale),
@@ -359,6 +356,9 @@ VERBS: dict[str, Verb] = {
     "runs": Verb("List the runs of this session.", _runs_arguments, _runs),
     "dashboard": Verb(
         "Show the links to a cluster's web pages.", _environment_argument, _dashboard
+    ),
+    "build": Verb(
+        "Build the real image of an environment, for tasks elsewhere.", _build_arguments, _build
     ),
     "doctor": Verb("Check this machine and say what is missing.", _nothing, _doctor),
 }

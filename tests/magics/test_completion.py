@@ -127,6 +127,18 @@ def test_environments_declared_by_the_magic(idle):
     del idle._flyte_jupyter.session.declared["by-magic"]
 
 
+def test_images_and_builders_of_the_verb_that_builds(idle):
+    import flyte
+
+    idle.user_ns["base_image"] = flyte.Image.from_debian_base()
+    try:
+        assert {"base_image", "dask_env"} <= set(complete(idle, "%flyte build "))
+        assert "base_image" not in complete(idle, "%flyte up ")
+        assert complete(idle, "%flyte build dask_env --builder lo") == ["local", "local-podman"]
+    finally:
+        del idle.user_ns["base_image"]
+
+
 def test_an_environment_may_follow_an_options_value(idle):
     assert "dask_env" in complete(idle, "%%flyte_task --timeout 5 das")
     assert "dask_env" in complete(idle, "%flyte logs -n 5 das")

@@ -60,11 +60,6 @@ class FlyteJupyter(Configurable):
         help="Where packages of images are installed; by default a folder "
         "`flyte_jupyter/packages` in Jupyter's data folder.",
     ).tag(config=True)
-    installer = traitlets.Enum(
-        ["auto", "pip", "uv"],
-        default_value="auto",
-        help="What installs packages of images: `auto` is the kernel's own pip, else uv.",
-    ).tag(config=True)
     image_conflicts = traitlets.Enum(
         ["refuse", "keep"],
         default_value="refuse",

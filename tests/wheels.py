@@ -11,12 +11,20 @@ import pytest
 
 
 def wheel(
-    folder: Path, name: str, version: str = "1.0", requires: Sequence[str] = (), code: str = ""
+    folder: Path,
+    name: str,
+    version: str = "1.0",
+    requires: Sequence[str] = (),
+    *,
+    code: str = "",
+    module: str = "",
+    script: str = "",
 ) -> Path:
-    """Write a wheel with one module, which knows its version."""
-    module = name.replace("-", "_")
-    info = f"{module}-{version}.dist-info"
-    path = folder / f"{module}-{version}-py3-none-any.whl"
+    """Write a wheel with one module, which knows its version, and perhaps a program."""
+    stem = name.replace("-", "_")
+    module = module or stem
+    info = f"{stem}-{version}.dist-info"
+    path = folder / f"{stem}-{version}-py3-none-any.whl"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {each}\n" for each in requires)
     files = {
@@ -24,6 +32,8 @@ def wheel(
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
+    if script:
+        files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{script} = {module}:main\n"
     names = [*files, f"{info}/RECORD"]
     with zipfile.ZipFile(path, "w") as archive:
         for each, text in files.items():
@@ -34,10 +44,8 @@ def wheel(
 
 @contextmanager
 def only_index(folder: Path) -> Iterator[None]:
-    """Have pip, and uv if it is told ``--no-index``, find packages in a folder alone."""
+    """Have pip find packages in a folder, and nowhere else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_NO_INDEX", "1")
-        for tool in ("PIP", "UV"):
-            patch.setenv(f"{tool}_FIND_LINKS", str(folder))
-        patch.setenv("UV_CACHE_DIR", str(folder / ".uv"))
+        patch.setenv("PIP_FIND_LINKS", str(folder))
         yield

@@ -7,22 +7,24 @@ Flyte gives no other way to what an image consists of than its private fields, w
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
+import re
 import shlex
 import sys
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
+from flyte_jupyter.engines import package_sources as sources
 from flyte_jupyter.engines.packages import PackageLayer
 from flyte_jupyter.errors import ImageError, one_line
+from flyte_jupyter.images.uv_project import NotUnderstood, Project
 
+_NAMED = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _NEVER = "a process of this machine has the machine's own"
 
 
@@ -70,11 +72,13 @@ def read(image: Any, environment: str) -> Recipe:
     origin = f"image {image.name!r}" if named else f"the image of {environment}"
     _read_base(image, recipe)
     for layer in _own_layers(image):
+        reader = _READERS.get(type(layer).__name__, _read_unknown)
         try:
-            layer.validate()
-            _READERS.get(type(layer).__name__, _read_unknown)(layer, origin, recipe)
-        except ImageError:
-            raise
+            if reader in _INSTALLING:
+                layer.validate()
+            reader(layer, origin, recipe)
+        except NotUnderstood as error:
+            raise ImageError(f"{origin} cannot be read", seen=str(error)) from None
         except Exception as error:
             raise ImageError(f"{origin} cannot be read", seen=one_line(error)) from error
     return recipe
@@ -178,16 +182,18 @@ def _plain_lines(file: Path) -> tuple[str, ...] | None:
 
 def _read_project(layer: Any, origin: str, recipe: Recipe) -> None:
     pyproject = Path(layer.pyproject).resolve()
-    project = tomllib.loads(pyproject.read_text()).get("project", {})
-    if layer.project_install_mode == "install_project":
-        _add(layer, origin, recipe, (str(pyproject.parent),))
-    else:
-        _add(layer, origin, recipe, project.get("dependencies", ()))
+    project, ignored = Project(pyproject), recipe.not_honoured
+    itself = layer.project_install_mode == "install_project"
+    asked = [str(pyproject.parent)] if itself else project.dependencies()
+    if layer.extra_args:
+        ignored["uv_project.extra_args"] = f"{layer.extra_args} is for uv sync alone"
+        layer = replace(layer, extra_args=None)
     if layer.uvlock is not None:
-        recipe.not_honoured["uv_project.uvlock"] = (
+        ignored["uv_project.uvlock"] = (
             "what the notebook's environment has is used as it is; only the rest is chosen anew"
         )
-    _check_python(project.get("requires-python"), recipe)
+    _add(layer, origin, recipe, asked)
+    _check_python(project.python, recipe)
 
 
 def _read_script(layer: Any, origin: str, recipe: Recipe) -> None:
@@ -213,7 +219,13 @@ def _read_wheels(layer: Any, origin: str, recipe: Recipe) -> None:
 
 def _read_env(layer: Any, origin: str, recipe: Recipe) -> None:
     del origin
-    recipe.env.update(dict(layer.env_vars))
+    for name, value in layer.env_vars:
+        # As in a Dockerfile: what was set before may be named.
+        recipe.env[name] = _expanded(value, {**os.environ, **recipe.env})
+
+
+def _expanded(value: str, variables: Mapping[str, str]) -> str:
+    return _NAMED.sub(lambda found: variables.get(found[1] or found[2], ""), value)
 
 
 def _add(
@@ -230,42 +242,9 @@ def _add(
     further = tuple(layer.extra_index_urls or ())
     indexes = (layer.index_url or "", *further) if layer.index_url or further else ()
     words = (*(["--pre"] if layer.pre else []), *shlex.split(layer.extra_args or ""), *more)
-    named = tuple(_absolute(line) for line in requirements)
-    content = _content([Path(line) for line in (*named, *more) if Path(line).exists()])
+    named = tuple(map(sources.absolute, requirements))
+    content = sources.stamps((*named, *more), files)
     recipe.packages.append(PackageLayer(origin, named, files, indexes, words, content))
-
-
-def _absolute(requirement: str) -> str:
-    path = Path(requirement)
-    is_path = os.sep in requirement and "://" not in requirement and path.exists()
-    return str(path.resolve()) if is_path else requirement
-
-
-def _content(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        _add_content(path, digest.update)
-    return digest.hexdigest() if paths else ""
-
-
-def _add_content(path: Path, update: Callable[[bytes], None]) -> None:
-    """Tell a file or a project from what it was before."""
-    if path.is_file():
-        update(path.read_bytes())
-        return
-    for file in sorted(_files(path)):
-        about = file.stat()
-        update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for entry in folder.iterdir():
-        if entry.name.startswith(".") or entry.name in ("__pycache__", "build"):
-            continue
-        if entry.is_dir():
-            yield from _files(entry)
-        else:
-            yield entry
 
 
 # -- what it cannot -----------------------------------------------------------------------------
@@ -309,3 +288,5 @@ _READERS: Mapping[str, Callable[[Any, str, Recipe], None]] = {
     "PixiScript": _never("pixi_script", "conda packages need an environment of their own"),
     "_DockerLines": _never("docker_lines", _NEVER),
 }
+_INSTALLING = (_read_requirements, _read_project, _read_script, _read_wheels)
+"""Those that read files."""

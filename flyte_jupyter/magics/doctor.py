@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import psutil
 
 from flyte_jupyter.backends.local import runtime_folder
-from flyte_jupyter.backends.local.packages.installers import find_installer
+from flyte_jupyter.backends.local.packages.pip import has_pip
 from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.driver.values.segments import memfd_supported
 from flyte_jupyter.engines.registry import engines
-from flyte_jupyter.errors import EngineError, ImageError
+from flyte_jupyter.errors import EngineError
 from flyte_jupyter.sessions import Session
 
 _OK, _MISSING = "ok", "!"
@@ -88,10 +88,9 @@ def _folders() -> Iterator[tuple[str, str, str]]:
 
 
 def _images() -> tuple[str, str, str]:
-    try:
-        return "packages of images", _OK, f"installed by {find_installer('auto').name}"
-    except ImageError as error:
-        return "packages of images", _MISSING, str(error)
+    if has_pip():
+        return "packages of images", _OK, "installed by pip"
+    return "packages of images", _MISSING, "no pip 22.3 or later here; Python's own is tried"
 
 
 def _engines(session: Session) -> Iterator[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -62,9 +63,10 @@ class Provisioner:
 
     def _overlays(self) -> Overlays:
         config = self._config
-        folder = Path(config.packages_folder) if config.packages_folder else None
+        chosen = os.path.abspath(os.path.expanduser(config.packages_folder))  # noqa: PTH100, PTH111
+        folder = Path(chosen) if config.packages_folder else None
         keep = config.image_conflicts == "keep"
-        return Overlays(folder, config.installer, config.provided_packages, keep=keep)
+        return Overlays(folder, config.provided_packages, keep=keep)
 
     def running(self, environment: Environment) -> Cluster | None:
         """Return the environment's cluster if it starts or runs."""

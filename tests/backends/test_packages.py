@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from packaging.requirements import Requirement
 
-from flyte_jupyter.backends.local.packages import Overlays, kernel
-from flyte_jupyter.backends.local.packages.installers import find_installer
+from flyte_jupyter.backends.local.packages import Overlays, commands, kernel, pip
 from flyte_jupyter.engines.packages import PackageLayer
 from flyte_jupyter.errors import ImageError
 from tests.wheels import only_index, wheel
@@ -32,11 +32,6 @@ def index(tmp_path):
         yield folder
 
 
-@pytest.fixture(params=["pip", "uv"])
-def installer(request):
-    return request.param
-
-
 def layer(*requirements: str, indexes=(), **more) -> PackageLayer:
     alone = () if indexes else ("--no-index",)
     return PackageLayer(
@@ -44,8 +39,8 @@ def layer(*requirements: str, indexes=(), **more) -> PackageLayer:
     )
 
 
-def overlays(tmp_path, installer="pip", **options) -> Overlays:
-    return Overlays(tmp_path / "packages", installer, **options)
+def overlays(tmp_path, **options) -> Overlays:
+    return Overlays(tmp_path / "packages", **options)
 
 
 def quiet(step: str) -> None:
@@ -103,47 +98,45 @@ def test_nothing_is_made_where_nothing_is_missing(tmp_path):
     assert not (tmp_path / "packages").exists()
 
 
-def test_only_what_is_missing_is_installed_and_then_found_again(tmp_path, index, installer):
+def test_only_what_is_missing_is_installed_and_then_found_again(tmp_path, index):
     wheel(index, "needed-too", "2.0", ["packaging"])
     wheel(index, "asked-for", "1.5", ["needed-too>=1", "packaging"])
     steps: list[str] = []
     asked = [layer("asked-for", "packaging")]
-    overlay = overlays(tmp_path, installer).prepare(asked, steps.append)
+    overlay = overlays(tmp_path).prepare(asked, steps.append)
     assert sorted(overlay.packages) == ["asked-for==1.5", "needed-too==2.0"]
-    assert {each.name for each in overlay.path.glob("*.py")} == {"asked_for.py", "needed_too.py"}
+    assert {each.stem for each in overlay.path.glob("*.py")} == {"asked_for", "needed_too"}
     assert any("asked-for" in step for step in steps)
     steps.clear()
-    assert (
-        overlays(tmp_path, installer).prepare([layer("asked-for", "packaging")], steps.append)
-        == overlay
-    )
+    assert overlays(tmp_path).prepare([layer("asked-for", "packaging")], steps.append) == overlay
     assert not steps
     left = sorted(each.name for each in (tmp_path / "packages").iterdir())
-    assert left == [f"{overlay.path.parent.name}", f"{overlay.path.parent.name}.lock"]
+    name = overlay.path.parents[2].name
+    assert left == [name, f"{name}.lock"]
     assert (tmp_path / "packages").stat().st_mode & 0o777 == 0o700
 
 
-def test_layers_build_on_each_other(tmp_path, index, installer):
+def test_layers_build_on_each_other(tmp_path, index):
     wheel(index, "first", "1.0")
     wheel(index, "first", "2.0")
     wheel(index, "second", "1.0", ["first"])
     asked = [layer("first<2"), layer("second")]
-    overlay = overlays(tmp_path, installer).prepare(asked, quiet)
+    overlay = overlays(tmp_path).prepare(asked, quiet)
     assert sorted(overlay.packages) == ["first==1.0", "second==1.0"]
     assert "1.0" in (overlay.path / "first.py").read_text()
 
 
-def test_the_kernels_versions_hold_for_what_is_chosen(tmp_path, index, installer):
+def test_the_kernels_versions_hold_for_what_is_chosen(tmp_path, index):
     wheel(index, "chosen", "1.0", [f"packaging>={BEFORE}"])
     wheel(index, "chosen", "2.0", ["packaging>=9999"])
-    overlay = overlays(tmp_path, installer).prepare([layer("chosen")], quiet)
+    overlay = overlays(tmp_path).prepare([layer("chosen")], quiet)
     assert overlay.packages == ("chosen==1.0",)
 
 
-def test_what_does_not_go_with_the_kernel_is_named(tmp_path, index, installer):
+def test_what_does_not_go_with_the_kernel_is_named(tmp_path, index):
     wheel(index, "greedy", "1.0", ["packaging>=9999"])
     with pytest.raises(ImageError, match=r"do not go with the kernel's.*packaging>=9999") as caught:
-        overlays(tmp_path, installer).prepare([layer("greedy")], quiet)
+        overlays(tmp_path).prepare([layer("greedy")], quiet)
     assert "\n" not in str(caught.value)
 
 
@@ -165,28 +158,118 @@ def test_what_the_notebook_provides_is_not_installed(tmp_path):
     assert one.prepare([layer("my-plugin>=2")], quiet).path is None
 
 
-def test_a_file_of_requirements_is_read_by_the_installer(tmp_path, index, installer):
+def test_a_file_of_requirements_is_read_by_the_installer(tmp_path, index):
     wheel(index, "listed", "1.0")
     file = tmp_path / "requirements.txt"
     file.write_text("# all of it\nlisted==1.0  # this\n")
     asked = layer(files=(str(file),))
-    before = overlays(tmp_path, installer).prepare([asked], quiet)
+    before = overlays(tmp_path).prepare([asked], quiet)
     assert before.packages == ("listed==1.0",)
     wheel(index, "listed", "2.0")
     file.write_text("listed==2.0\n")
-    after = overlays(tmp_path, installer).prepare([asked], quiet)
+    after = overlays(tmp_path).prepare([asked], quiet)
     assert after.packages == ("listed==2.0",)
     assert after.path != before.path
 
 
-def test_a_wheel_of_ones_own_is_installed_again_when_it_changes(tmp_path, index, installer):
+def test_a_wheel_of_ones_own_is_installed_again_when_it_changes(tmp_path, index):
     path = wheel(tmp_path, "own", "1.0", code="text = 'old'\n")
-    one = overlays(tmp_path, installer)
+    one = overlays(tmp_path)
     old = one.prepare([layer(str(path), content="1")], quiet)
     assert "old" in (old.path / "own.py").read_text()
     wheel(tmp_path, "own", "1.0", code="text = 'new'\n")
     new = one.prepare([layer(str(path), content="2")], quiet)
     assert "new" in (new.path / "own.py").read_text()
+
+
+def test_parts_of_one_namespace_come_together(tmp_path, index):
+    for part in ("one", "two"):
+        wheel(index, f"of-{part}", module=f"shared/{part}")
+    asked = [layer("of-one"), layer("of-two")]
+    overlay = overlays(tmp_path).prepare(asked, quiet)
+    assert {each.name for each in (overlay.path / "shared").glob("*.py")} == {"one.py", "two.py"}
+
+
+@pytest.mark.parametrize("module", ["packaging/__init__", "json", "psutil"])
+def test_what_would_hide_a_module_is_refused(tmp_path, index, module):
+    """In processes that a task starts it would come before the kernel's own."""
+    wheel(index, "impostor", module=module)
+    with pytest.raises(ImageError, match=f"a second {module.partition('/')[0]}"):
+        overlays(tmp_path).prepare([layer("impostor")], quiet)
+
+
+def test_a_file_of_requirements_says_where_to_look(tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    wheel(folder, "listed")
+    file = tmp_path / "requirements.txt"
+    file.write_text(f"--no-index\n--find-links {folder}\nlisted\n")
+    assert overlays(tmp_path).prepare([layer(files=(str(file),))], quiet).packages == (
+        "listed==1.0",
+    )
+
+
+def test_a_file_of_requirements_is_held_to_its_hashes(tmp_path, index):
+    wheel(index, "listed")
+    file = tmp_path / "requirements.txt"
+    file.write_text(f"listed==1.0 --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(ImageError, match=r"(?i)hash"):
+        overlays(tmp_path).prepare([layer(files=(str(file),))], quiet)
+
+
+PYPROJECT = "[project]\nname = 'packaging'\nversion = '0'\n"
+
+
+def test_a_project_of_which_the_kernel_has_another_copy_is_refused(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text(PYPROJECT)
+    (project / "setup.py").write_text("from setuptools import setup\nsetup()\n")
+    here = layer(str(project), arguments=("--no-build-isolation",))
+    with pytest.raises(ImageError, match="the kernel has packaging"):
+        overlays(tmp_path).prepare([here], quiet)
+    assert overlays(tmp_path, provided=["packaging"]).prepare([here], quiet).path is None
+
+
+def test_a_project_that_the_kernel_works_with_where_it_lies_is_met(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+
+    class Editable:
+        def read_text(self, name):
+            return json.dumps({"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Editable())
+    assert kernel.compare([str(tmp_path)]) == kernel.Missing((), ())
+
+
+def test_versions_that_nobody_can_compare_stop_nothing(tmp_path, monkeypatch):
+    """A system's own packages may have such."""
+    info = tmp_path / "odd-0.1.43ubuntu1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 0.1.43ubuntu1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "odd" not in kernel.pins()
+    assert kernel.compare(["odd>=1"]) == kernel.Missing((), ())
+
+
+def test_a_kernel_without_pip_is_helped_by_python(tmp_path, index, monkeypatch):
+    wheel(index, "asked-for")
+    monkeypatch.setattr(pip, "has_pip", lambda: False)
+    overlay = overlays(tmp_path).prepare([layer("asked-for")], quiet)
+    assert overlay.packages == ("asked-for==1.0",)
+
+
+def test_users_whose_pip_installs_for_themselves_are_served_too(tmp_path, index, monkeypatch):
+    wheel(index, "asked-for")
+    monkeypatch.setenv("PIP_USER", "1")
+    assert overlays(tmp_path).prepare([layer("asked-for")], quiet).packages == ("asked-for==1.0",)
+
+
+def test_programs_of_a_package_find_the_kernels_packages(tmp_path, index):
+    wheel(index, "tool", code="import packaging\ndef main():\n    print('ran')\n", script="run-it")
+    overlay = overlays(tmp_path).prepare([layer("tool")], quiet)
+    program = overlay.path.parents[2] / "bin" / "run-it"
+    assert subprocess.check_output([program], text=True) == "ran\n"
 
 
 @pytest.mark.parametrize(
@@ -205,18 +288,10 @@ def test_what_cannot_be_had_is_said_in_one_line(tmp_path, index, asked, said):
     assert [each.suffix for each in (tmp_path / "packages").iterdir()] == [".lock"]
 
 
-def test_uv_says_what_it_does_not_find(tmp_path, index):
-    with pytest.raises(ImageError, match="no-such-package") as caught:
-        overlays(tmp_path, "uv").prepare([layer("no-such-package")], quiet)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_index_out_of_reach_is_said_to_be_so(tmp_path, monkeypatch, installer):
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
-    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+def test_an_index_out_of_reach_is_said_to_be_so(tmp_path, monkeypatch):
     asked = layer("no-such-package", indexes=("http://user:pass-word@127.0.0.1:9/simple",))
     with pytest.raises(ImageError, match="the package index cannot be reached") as caught:
-        overlays(tmp_path, installer).prepare([asked], quiet)
+        overlays(tmp_path).prepare([asked], quiet)
     assert "pass-word" not in str(caught.value)
 
 
@@ -235,7 +310,7 @@ def test_the_password_of_an_index_is_not_on_a_command_line(tmp_path, index, monk
     overlay = overlays(tmp_path).prepare([asked], quiet)
     assert seen
     assert "pass-word" not in "".join([*seen, repr(asked)])
-    assert "pass-word" not in (overlay.path.parent / "packages.json").read_text()
+    assert "pass-word" not in (overlay.path.parents[2] / "packages.json").read_text()
 
 
 def test_a_folder_that_others_write_to_is_not_used(tmp_path):
@@ -292,6 +367,26 @@ def test_an_interrupt_ends_the_installer_and_leaves_nothing(tmp_path, monkeypatc
     assert [each.suffix for each in (tmp_path / "packages").iterdir()] == [".lock"]
 
 
+DEAF = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_command_that_takes_no_notice_is_killed_with_all_it_started():
+    def interrupt(line: str) -> None:
+        assert line == "begun"
+        raise KeyboardInterrupt
+
+    before = psutil.Process().children(recursive=True)
+    with pytest.raises(KeyboardInterrupt):
+        commands.output_of([sys.executable, "-c", DEAF], os.environ, interrupt)
+    assert psutil.Process().children(recursive=True) == before
+
+
 KILLED = """\
 import sys
 from pathlib import Path
@@ -314,17 +409,6 @@ def test_the_installer_ends_with_the_kernel(tmp_path):
     kernel_process.send_signal(signal.SIGKILL)
     kernel_process.wait()
     # The test's own fixture sees to it that no process is left.
-
-
-def test_pip_comes_first_and_uv_where_it_is_not(monkeypatch):
-    assert find_installer("auto").name == "pip"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert find_installer("auto").name == "uv"
-    monkeypatch.setattr("flyte_jupyter.backends.local.packages.installers._uv", lambda: None)
-    with pytest.raises(
-        ImageError, match=r"neither pip nor uv is found\. Type: !python -m ensurepip"
-    ):
-        find_installer("auto")
 
 
 def test_a_layer_crosses_as_json():

@@ -81,10 +81,58 @@ def test_the_dependencies_of_a_project(tmp_path):
     pyproject = tmp_path / "pyproject.toml"
     pyproject.write_text(PROJECT)
     (tmp_path / "uv.lock").write_text("version = 1\n")
-    image = base().with_uv_project(pyproject)
+    image = base().with_uv_project(pyproject, extra_args="--no-dev")
     found = read(image)
     assert found.packages[0].requirements == ("a>=1", "b")
-    assert set(found.not_honoured) == {"uv_project.uvlock"}
+    assert found.packages[0].arguments == ()
+    assert set(found.not_honoured) == {"uv_project.uvlock", "uv_project.extra_args"}
+
+
+SOURCES = """\
+[project]
+name = "mine"
+version = "1"
+dependencies = ["here[x]>=1", "there", "code; python_version > '3'", "plain"]
+[tool.uv.sources]
+here = {path = "lib/here"}
+There = {url = "https://host/there.whl"}
+code = {git = "https://host/code", tag = "v1", subdirectory = "sub"}
+"""
+
+
+def test_dependencies_come_from_where_the_project_has_them(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(SOURCES)
+    (layer,) = read(base().with_uv_project(tmp_path / "pyproject.toml")).packages
+    assert layer.requirements == (
+        f"here[x] @ {(tmp_path / 'lib/here').as_uri()}",
+        "there @ https://host/there.whl",
+        'code @ git+https://host/code@v1#subdirectory=sub ; python_version > "3"',
+        "plain",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[tool.uv.sources]\na = {index = "private"}', "a comes from index, which uv alone knows"),
+        ("[tool.uv.sources]\na = {workspace = true}", "a comes from workspace"),
+        ('[tool.uv.sources]\na = [{url = "x"}]', "a has several sources"),
+    ],
+)
+def test_what_only_uv_could_find_is_looked_for_nowhere_else(tmp_path, text, said):
+    """Another index may have somebody else's package of the same name."""
+    (tmp_path / "pyproject.toml").write_text(PROJECT + text)
+    with pytest.raises(ImageError, match=said):
+        read(base().with_uv_project(tmp_path / "pyproject.toml"))
+
+
+def test_dependencies_that_are_made_when_it_is_built_need_the_project(tmp_path):
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text('[project]\nname = "mine"\ndynamic = ["version", "dependencies"]\n')
+    with pytest.raises(ImageError, match="install_project"):
+        read(base().with_uv_project(pyproject))
+    whole = base().with_uv_project(pyproject, project_install_mode="install_project")
+    assert read(whole).packages[0].requirements == (str(tmp_path),)
 
 
 def test_a_project_itself_is_another_when_its_files_change(tmp_path):
@@ -94,8 +142,43 @@ def test_a_project_itself_is_another_when_its_files_change(tmp_path):
     before = read(image).packages[0]
     assert before.requirements == (str(tmp_path),)
     assert read(image).packages[0] == before
+    for name in ("notes.ipynb", "result.csv", "mine.egg-info/top.toml", ".venv/a.py", "build/b.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert read(image).packages[0] == before, "it was taken for changed by what is not its own"
     (tmp_path / "mine.py").write_text("x = 1\n")
     assert read(image).packages[0].content != before.content
+
+
+def test_a_folder_that_is_called_like_a_package_counts_for_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "run.py").write_text("")
+    (layer,) = read(base().with_pip_packages("wandb")).packages
+    assert (layer.requirements, layer.content) == (("wandb",), "")
+
+
+def test_a_file_of_requirements_is_another_when_what_it_includes_changes(tmp_path):
+    file, more = tmp_path / "requirements.txt", tmp_path / "more.txt"
+    file.write_text("-r more.txt\n")
+    more.write_text("a\n")
+    image = base().with_requirements(file)
+    before = read(image).packages[0].content
+    assert before == read(image).packages[0].content
+    more.write_text("a>=1\n")
+    assert read(image).packages[0].content != before
+
+
+def test_variables_may_name_those_before_them(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    image = base().with_env_vars({"A": "x"}).with_env_vars({"PATH": "/opt/$A/bin:${PATH}"})
+    assert read(image).env["PATH"] == "/opt/x/bin:/usr/bin"
+
+
+def test_what_is_missing_of_a_layer_without_effect_stops_nothing():
+    image = base().with_source_folder(Path("/no/such/folder"))
+    assert set(read(image).not_honoured) == {"source"}
 
 
 SCRIPT = """\
@@ -130,8 +213,8 @@ def test_wheels_of_a_folder(tmp_path):
 def test_a_wheel_is_named_wherever_the_notebook_goes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wheel(tmp_path, "mine")
-    (layer,) = read(base().with_pip_packages("./mine-1.0-py3-none-any.whl")).packages
-    assert layer.requirements == (str(tmp_path / "mine-1.0-py3-none-any.whl"),)
+    (layer,) = read(base().with_pip_packages("./mine-1.0-py3-none-any.whl[more]")).packages
+    assert layer.requirements == (f"{tmp_path}/mine-1.0-py3-none-any.whl[more]",)
     assert layer.content
 
 

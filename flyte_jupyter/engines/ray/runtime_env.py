@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flyte_jupyter.engines import package_sources as sources
 from flyte_jupyter.engines.packages import PackageLayer
 from flyte_jupyter.errors import EngineError
 
@@ -72,9 +73,11 @@ def packages(runtime_env: Mapping[str, Any] | None) -> tuple[PackageLayer, ...]:
             file = Path(asked).resolve()
             if not file.is_file():
                 raise EngineError(f"{origin} is no file", seen=str(asked))
-            layers.append(PackageLayer(origin, files=(str(file),)))
+            content = sources.stamps((), [str(file)])
+            layers.append(PackageLayer(origin, files=(str(file),), content=content))
         elif isinstance(asked, list) and all(isinstance(line, str) for line in asked):
-            layers.append(PackageLayer(origin, tuple(asked)))
+            named = tuple(map(sources.absolute, asked))
+            layers.append(PackageLayer(origin, named, content=sources.stamps(named)))
         else:
             raise EngineError(f"{origin} must be a list of packages", seen=repr(asked))
     return tuple(layers)

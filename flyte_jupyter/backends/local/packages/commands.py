@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -13,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _TURN = 0.1
 """Seconds after which the waiting thread looks whether it has been interrupted."""
-_GRACE = 2.0
-"""Seconds that an interrupted command has to clean up."""
+_END = 5.0
+"""Seconds that the launcher may take to end what it has started."""
 _LAUNCHER = "flyte_jupyter.backends.local.packages.launcher"
 
 
@@ -54,41 +52,28 @@ def output_of(
         It ended with an error.
     """
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", _LAUNCHER, str(os.getpid()), *command],
+        [sys.executable, "-P", "-m", _LAUNCHER, *command],
         env=environ,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
         text=True,
         errors="replace",
     )
+    assert process.stdin is not None
     lines: list[str] = []
     try:
         for line in _lines_of(process):
             lines.append(line)
             if line.strip():
                 progress(line.strip())
-        code = process.wait()
-    except BaseException:
-        _end(process)
-        raise
     finally:
-        if process.stdout:
-            process.stdout.close()
-    output = "".join(lines)
-    if code:
-        raise CommandFailed(output)
-    return output
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a command and what it has started; it may clean up first."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
+        process.stdin.close()  # which ends it, if it has not ended
+        process.wait(_END)
+    if process.returncode:
+        raise CommandFailed("".join(lines))
+    return "".join(lines)
 
 
 def _lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
@@ -96,8 +81,10 @@ def _lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
-        with contextlib.suppress(ValueError, OSError):  # closed, for nobody waits any more
-            for line in process.stdout or ():
+        # It alone reads and closes the stream: nobody else could without waiting for it.
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
                 lines.put(line)
         lines.put(None)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+import sysconfig
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 
 @dataclass(frozen=True)
@@ -41,30 +46,38 @@ def compare(requirements: Iterable[str]) -> Missing:
     Returns
     -------
     Missing
-        What names no package, such as a path, counts as missing: only its installer can tell.
+        What names no package counts as missing, unless it is a project that is installed here.
     """
     missing, conflicts = [], []
     for line in requirements:
         try:
             asked = Requirement(line)
         except InvalidRequirement:
-            missing.append(line)
+            if not _is_installed_project(line):
+                missing.append(line)
             continue
         if asked.marker is not None and not asked.marker.evaluate():
             continue
         version = version_of(asked.name)
         if version is None or asked.url:
             missing.append(line)
-        elif not asked.specifier.contains(version, prereleases=True):
+        elif not _contains(asked, version):
             conflicts.append(Conflict(line, asked.name, version))
         elif not _is_met(asked):
             missing.append(line)
     return Missing(tuple(missing), tuple(conflicts))
 
 
+def _contains(asked: Requirement, version: str) -> bool:
+    try:
+        return asked.specifier.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return True  # of a system's own package: it cannot be compared
+
+
 def _is_met(asked: Requirement, seen: frozenset[str] = frozenset()) -> bool:
     version = version_of(asked.name)
-    if version is None or not asked.specifier.contains(version, prereleases=True):
+    if version is None or not _contains(asked, version):
         return False
     if str(asked) in seen:  # extras may name each other
         return True
@@ -75,18 +88,39 @@ def _of_extras(asked: Requirement) -> Iterator[Requirement]:
     """Yield what the extras of an installed package ask for."""
     for extra in asked.extras:
         for line in importlib.metadata.requires(asked.name) or ():
-            each, without = Requirement(line), {"extra": ""}
+            try:
+                each = Requirement(line)
+            except InvalidRequirement:
+                continue
             # What holds without an extra the package needs anyway, and so has.
-            marker = each.marker
+            marker, without = each.marker, {"extra": ""}
             if marker and marker.evaluate({"extra": extra}) and not marker.evaluate(without):
                 yield each
 
 
+def _is_installed_project(line: str) -> bool:
+    """Whether the kernel works with a project where it lies, as an editable install does."""
+    name = name_of(line)
+    try:
+        text = importlib.metadata.distribution(name or "").read_text("direct_url.json")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
+    return f'"{Path(line).resolve().as_uri()}"' in (text or "")
+
+
 def name_of(line: str) -> str | None:
-    """Return the normalized name of what a requirement asks for; None if it names no package."""
+    """Return the normalized name of what a requirement asks for; None if nothing tells it."""
     try:
         return canonicalize_name(Requirement(line).name)
     except InvalidRequirement:
+        pass
+    path = Path(line)
+    if path.suffix == ".whl":
+        return canonicalize_name(path.name.partition("-")[0])
+    try:
+        project = tomllib.loads((path / "pyproject.toml").read_text())["project"]
+        return canonicalize_name(project["name"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -98,14 +132,36 @@ def version_of(name: str) -> str | None:
         return None
 
 
-def pins() -> dict[str, str]:
-    """Return everything that is installed: versions by normalized name, the first one that counts.
+def pins(path: list[str] | None = None) -> dict[str, str]:
+    """Return what is installed: versions by normalized name, the first one that counts.
 
-    It takes some 100 ms: each package's metadata is a file of its own.
+    For a whole environment it takes some 100 ms: each package's metadata is a file of its own.
+
+    Parameters
+    ----------
+    path
+        Folders to look in; those of this process by default.
     """
     found: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
+    everywhere = sys.path if path is None else path
+    for distribution in importlib.metadata.distributions(path=everywhere):
         name, version = distribution.metadata["Name"], distribution.version
-        if name and version:
+        try:
+            Version(version)
+        except (InvalidVersion, TypeError):
+            continue  # of a system's own package: pip would not understand it either
+        if name:
             found.setdefault(canonicalize_name(name), version)
     return found
+
+
+def folders() -> list[str]:
+    """Return the folders in which this process finds installed packages."""
+    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    own |= {str(Path(folder, "lib-dynload")) for folder in own if folder}
+    return [each for each in sys.path if each and Path(each).is_dir() and each not in own]
+
+
+def modules() -> set[str]:
+    """Return the names of modules and packages that Python and what is installed have."""
+    return {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}

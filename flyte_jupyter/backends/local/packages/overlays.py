@@ -1,8 +1,7 @@
 """Folders of packages, one for each thing that can be asked for, made once and kept.
 
 A folder is named after what was asked and what the kernel has, so that it is found again without
-asking an index; it is made aside and renamed when it is whole. Two sessions that want the same one
-wait for each other.
+asking an index. Two sessions that want the same one wait for each other.
 """
 
 from __future__ import annotations
@@ -24,11 +23,13 @@ from jupyter_core.paths import jupyter_data_dir
 from packaging.utils import canonicalize_name
 
 from flyte_jupyter.backends.local.packages import kernel
-from flyte_jupyter.backends.local.packages.installers import Pin, Progress, Work, find_installer
+from flyte_jupyter.backends.local.packages.pip import Environment, Progress
 from flyte_jupyter.engines.packages import PackageLayer
 from flyte_jupyter.errors import ImageError
 
 _MANIFEST = "packages.json"
+_TOOLS = {"pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence"}
+"""What comes with pip itself, where the kernel has none."""
 _TURN = 0.1
 
 
@@ -59,8 +60,6 @@ class Overlays:
     folder
         Where they are kept, by default in Jupyter's data folder; made when the first one is, for
         this user alone.
-    installer
-        ``auto``, ``pip`` or ``uv``.
     provided
         Names of packages that count as there, whatever is installed.
     keep
@@ -70,13 +69,12 @@ class Overlays:
     def __init__(
         self,
         folder: Path | None = None,
-        installer: str = "auto",
         provided: Sequence[str] = (),
         *,
         keep: bool = False,
     ) -> None:
         self._folder = folder or Path(jupyter_data_dir(), "flyte_jupyter", "packages")
-        self._installer, self._keep = installer, keep
+        self._keep = keep
         self._provided = frozenset(map(canonicalize_name, provided))
 
     def prepare(self, layers: Sequence[PackageLayer], progress: Progress) -> Overlay:
@@ -105,13 +103,13 @@ class Overlays:
         if not (path / _MANIFEST).exists():
             with self._alone(path, progress):
                 if not (path / _MANIFEST).exists():
-                    self._make(path, lacking, present, progress)
+                    _make(path, lacking, present, progress)
         packages = json.loads((path / _MANIFEST).read_text())["packages"]
-        return Overlay(path / "lib", tuple(packages), tuple(remarks))
+        return Overlay(Environment(path).packages, tuple(packages), tuple(remarks))
 
     def _lacking(self, layer: PackageLayer, remarks: list[str]) -> PackageLayer | None:
         """Return what of a layer has to be installed, if anything."""
-        wanted = [line for line in layer.requirements if not self._is_provided(line)]
+        wanted = [x for x in layer.requirements if kernel.name_of(x) not in self._provided]
         found = kernel.compare(wanted)
         if found.conflicts and not self._keep:
             raise ImageError(
@@ -124,45 +122,6 @@ class Overlays:
         if not found.requirements and not layer.files:
             return None
         return replace(layer, requirements=found.requirements)
-
-    def _is_provided(self, line: str) -> bool:
-        name = kernel.name_of(line)
-        return name is not None and name in self._provided
-
-    def _make(
-        self,
-        path: Path,
-        layers: Sequence[PackageLayer],
-        present: Mapping[str, str],
-        progress: Progress,
-    ) -> None:
-        aside = path.with_suffix(".new")
-        shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
-        installer = find_installer(self._installer)
-        added: dict[str, str] = {}
-        try:
-            (aside / "lib").mkdir(parents=True)
-            for layer in layers:
-                work = Work(layer, aside / "lib", progress)
-                pins = installer.resolve(work, {**present, **added})
-                _check(layer, pins, present)
-                # uv cannot be told that it has what the layers before have added.
-                pins = [p for p in pins if added.get(canonicalize_name(p.name)) != p.version]
-                if pins:
-                    progress(f"Installing {', '.join(map(str, pins))}")
-                    installer.install(work, pins)
-                added |= {canonicalize_name(pin.name): pin.version for pin in pins}
-            manifest = {
-                "packages": [
-                    f"{name}=={version}" if version else name for name, version in added.items()
-                ],
-                "installer": installer.name,
-                "made": time.time(),
-            }
-            (aside / _MANIFEST).write_text(json.dumps(manifest))
-            aside.rename(path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     @contextlib.contextmanager
     def _alone(self, path: Path, progress: Progress) -> Iterator[None]:
@@ -191,20 +150,62 @@ def _check_owner(folder: Path) -> None:
         )
 
 
-def _check(layer: PackageLayer, pins: Sequence[Pin], present: Mapping[str, str]) -> None:
-    """Refuse what would put a second version of something beside the kernel's."""
-    for pin in pins:
-        has = present.get(canonicalize_name(pin.name))
-        if has is not None:
+def _make(
+    path: Path, layers: Sequence[PackageLayer], present: Mapping[str, str], progress: Progress
+) -> None:
+    """Make what has packages; it is whole when it has a list of them."""
+    shutil.rmtree(path, ignore_errors=True)  # of one that was killed
+    environment = Environment(path)
+    try:
+        environment.make()
+        for layer in layers:
+            # What the layers before have added counts as installed too.
+            environment.install(layer, present, progress)
+            _check(layer, environment, present)
+        shutil.rmtree(path / "tmp", ignore_errors=True)
+        added = sorted(f"{name}=={version}" for name, version in _own(environment).items())
+        manifest = {"packages": added, "made": time.time()}
+        aside = path / f"{_MANIFEST}.new"
+        aside.write_text(json.dumps(manifest))
+        aside.rename(path / _MANIFEST)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _own(environment: Environment) -> dict[str, str]:
+    found = kernel.pins([str(environment.packages)])
+    return {name: version for name, version in found.items() if name not in _TOOLS}
+
+
+def _check(layer: PackageLayer, environment: Environment, present: Mapping[str, str]) -> None:
+    """Refuse what would put a second version of something beside the kernel's.
+
+    In processes that a task starts it would come first, and the two sides of a value would differ.
+    """
+    for name, version in _own(environment).items():
+        if name in present:
             raise ImageError(
                 f"{layer.origin} does not go with this kernel",
-                seen=f"it would need {pin.name} {pin.version}, the kernel has {has}",
-                fix="Install that in the kernel's environment, or ask for what goes with it.",
+                seen=f"it would need {name} {version}, the kernel has {present[name]}",
+                fix="Install that in the kernel's environment, or type: "
+                f"%config FlyteJupyter.provided_packages = [{name!r}]",
             )
+    twice = sorted(_modules_of(environment.packages) & kernel.modules())
+    if twice:
+        raise ImageError(
+            f"{layer.origin} does not go with this kernel",
+            seen=f"it would bring a second {twice[0]}",
+            fix="Ask for the package from which the kernel has it.",
+        )
 
 
-def _shown(name: str, version: str) -> str:
-    return f"{name}=={version}" if version else name
+def _modules_of(folder: Path) -> set[str]:
+    """Return the modules and packages of a folder; parts of namespace packages hide nothing."""
+    found = {path.stem.partition(".")[0] for path in folder.glob("*.py")}
+    found |= {path.name.partition(".")[0] for path in folder.glob("*.so")}
+    found |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    return found - _TOOLS
 
 
 def _key(layers: Sequence[PackageLayer], present: Mapping[str, str]) -> str:

@@ -82,6 +82,14 @@ class DriverLost(ClusterError):
     """The driver process died or was replaced; its cluster is still there."""
 
 
+class ConnectorError(FlyteJupyterError):
+    """A connector that is not there or makes no sense, or a job that cannot be launched or seen."""
+
+
+class JobFailed(ConnectorError):
+    """An external job that failed in a way that another attempt would not change."""
+
+
 class RefLost(FlyteJupyterError):
     """A ref whose driver is gone, and its value with it."""
 

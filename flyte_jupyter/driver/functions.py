@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import is_connector_task
 from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.shell import DriverShell, Interruptible, interruptible_code
 from flyte_jupyter.errors import UsageError
@@ -36,11 +37,14 @@ class Call:
         A Flyte task template.
     args, kwargs
         Its arguments, as Python values.
+    connector
+        What carries it out, where the caller knows it and it is a task for one.
     """
 
     task: Any
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
+    connector: Any = None
 
     async def perform(
         self, shell: DriverShell, namespace: dict[str, Any], inside: Inside = contextlib.nullcontext
@@ -78,7 +82,12 @@ class Call:
     async def _value(self) -> Any:
         if Interruptible.pending and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
-        function = getattr(self.task, "func", self.task.execute)
+        function = getattr(self.task, "func", None)
+        if function is None and is_connector_task(self.task):
+            from flyte_jupyter.driver.connectors.running import run
+
+            return await run(self.task, self.args, self.kwargs, self.connector)
+        function = function or self.task.execute
         if inspect.iscoroutinefunction(function):
             return await function(*self.args, **self.kwargs)
         with _no_loop():

@@ -7,6 +7,7 @@ and `post`, under a task context.
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +67,12 @@ async def perform(
         Makes a context that is entered while a function of the user's runs.
     """
     request, inputs = work.request, work.inputs
+    _learn_connectors(work.declaration["connectors"])
     outcome: list[Ending] = []
     arguments: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
     if request["call"]:
-        call = Call(inputs["task"], inputs["args"], inputs["kwargs"])
+        connector = inputs.get("connector")
+        call = Call(inputs["task"], inputs["args"], inputs["kwargs"], connector)
         arguments = (call.args, call.kwargs)
 
         async def called(*args: Any, **kwargs: Any) -> Any:
@@ -93,6 +96,19 @@ async def perform(
     with contextlib.suppress(_Failed):
         await flyte_context.run_task(task, request["run"], work.folder, *arguments)
     return outcome[0] if outcome else Ending()
+
+
+_known_connectors = b""
+
+
+def _learn_connectors(connectors: bytes) -> None:
+    """Know the connectors of the notebook as they are now."""
+    global _known_connectors  # noqa: PLW0603
+    if connectors and connectors != _known_connectors:
+        from flyte_jupyter.driver.flyte_sdk.connector_tasks import register
+
+        register(pickle.loads(connectors))
+        _known_connectors = connectors
 
 
 async def perform_on_main(ipython: DriverShell, work: Work, namespace: dict[str, Any]) -> Ending:

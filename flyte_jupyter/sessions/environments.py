@@ -98,9 +98,16 @@ class Environment:
     def _image(self) -> recipe.Recipe:
         return recipe.read(self.declared.image, self.name)
 
-    def declaration(self) -> bytes:
-        """Return what a driver needs of it, pickled."""
-        data: bytes = cloudpickle.dumps({"name": f"{self.name}.cell", "config": self.config})
+    def declaration(self, connectors: bytes = b"") -> bytes:
+        """Return what a driver needs of it, pickled.
+
+        Parameters
+        ----------
+        connectors
+            Those of the notebook, as `connectors.travelling` gives them.
+        """
+        about = {"name": f"{self.name}.cell", "config": self.config, "connectors": connectors}
+        data: bytes = cloudpickle.dumps(about)
         return data
 
     def not_honoured(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.kept import KeptBufferError
 from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
-from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost, TaskTimeout
+from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost, JobFailed, TaskTimeout
 from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.nesting import Nesting, Runs
@@ -259,7 +259,7 @@ class Execution:
         try:
             reply, buffers = await client.run(
                 self._request(parcel),
-                [self.environment.declaration(), *parcel.frames],
+                [self.environment.declaration(self.run.task.connectors), *parcel.frames],
                 self.sink,
                 hearing=Hearing(
                     answer=self._answer if self._ask else None,
@@ -459,5 +459,6 @@ class Relayed(Execution):
 
 
 def _final(error: Exception) -> bool:
-    """Whether an exception says that another attempt is of no use: Flyte's own word for that."""
-    return any(kind.__name__ == "NonRecoverableError" for kind in type(error).__mro__)
+    """Whether an exception says that another attempt is of no use: Flyte's own word, or ours."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, JobFailed) or "NonRecoverableError" in kinds

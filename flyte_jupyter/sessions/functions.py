@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import with_typed_inputs
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.errors import EnvironmentNotFound, UsageError
 from flyte_jupyter.sessions.environments import named
@@ -39,6 +40,7 @@ def as_run(
         raise UsageError(
             "only a task can be run", seen=f"this is {kind}", fix="Decorate it with @env.task."
         )
+    with_typed_inputs(task)
     return CellTask(
         code=f"{task.short_name}(...)",
         name=task.short_name,
@@ -69,7 +71,12 @@ def _bound(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping
         names = list(task.native_interface.inputs)
         if len(args) > len(names):
             raise _misfit(task, f"it takes {len(names)} arguments, and got {len(args)}")
-        return {"": task, **dict(zip(names, args, strict=False)), **kwargs}
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if unknown := [name for name in given if name not in names]:
+            raise _misfit(task, f"it takes no {unknown[0]!r}")
+        if missing := [n for n in task.native_interface.required_inputs() if n not in given]:
+            raise _misfit(task, f"{missing[0]!r} is missing")
+        return {"": task, **given}
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
     except TypeError as error:

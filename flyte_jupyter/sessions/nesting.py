@@ -7,6 +7,7 @@ import contextlib
 import functools
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_jupyter.driver import replies
@@ -185,6 +186,8 @@ class Nesting:
         )
         cells = self._parent.run.task.cells
         task = as_run(values["task"], values["args"], values["kwargs"], cells)
+        if "connector" in values:
+            task = replace(task, values={**task.values, "connector": values["connector"]})
         run, child = await self._runs.recall(self._parent, environment, task)
         if child is not None:
             self._begin(name, child)

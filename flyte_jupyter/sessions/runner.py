@@ -82,12 +82,16 @@ class Runner:
         self._named: set[tuple[str, int]] = set()
         self._placing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.environment: Callable[[Mapping[str, Any]], Environment] = _no_environment
+        self.connectors: Callable[[], bytes] = bytes
+        """Returns those that the notebook defines, pickled."""
         self.nested = self
 
     def submit(self, environment: Environment, task: CellTask, console: Console) -> Run:
         """Start a run; `Session.submit` says more."""
         with self.local_modules.travelling_by_value():
             key, cached = self._cache.look_up(environment.declared, task)
+            if connectors := self.connectors():
+                task = replace(task, connectors=connectors)
         if cached is not None:
             run = self._from_cache(environment, task, cached)
         else:

@@ -60,6 +60,8 @@ class CellTask:
     call
         For a task function in `values`, which is called instead of `code`: the function, and its
         arguments by name.
+    connectors
+        Those that the notebook defines, pickled; the session adds them.
     cache
         Its cache policy; None for that of the environment.
     """
@@ -80,6 +82,7 @@ class CellTask:
     backoff: Any = None
     call: Mapping[str, object] | None = None
     cache: Any = None
+    connectors: bytes = b""
 
 
 class Controls(Protocol):

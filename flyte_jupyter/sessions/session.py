@@ -20,7 +20,7 @@ from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.errors import ClusterError
 from flyte_jupyter.images.recipe import image_of, is_image
-from flyte_jupyter.sessions import functions
+from flyte_jupyter.sessions import connectors, functions
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment, check_name, find
 from flyte_jupyter.sessions.event_loop import EventLoopThread
@@ -60,6 +60,7 @@ class Session:
         self._clusters = Provisioner(self.config, self._say)
         self._runner = Runner(self._loop, self._clusters, self.config, self._say)
         self._runner.environment = self._environment_of_call
+        self._runner.connectors = self._connectors
         self._named: set[tuple[str, str]] = set()
         self._pid = os.getpid()
         atexit.register(self.close)
@@ -91,6 +92,9 @@ class Session:
         if cluster is None or cluster.environment.declared is not environment.declared:
             check_name(environment.declared, self.namespace)
         return environment
+
+    def _connectors(self) -> bytes:
+        return connectors.travelling(self.namespace, self.local_modules.holds)
 
     def _say(self, line: str) -> None:
         self.report(line)

@@ -126,7 +126,7 @@ class ClusterOperator:
 
     def _end_orphans(self) -> None:
         """Kill what the driver left behind: adopted orphans are children of this process."""
-        for orphan in processes.children(os.getpid()):
+        for orphan in processes.sparing_keepers(processes.children(os.getpid())):
             if orphan.pid != self.zygote.pid:
                 processes.kill([*processes.descendants(orphan.pid), orphan])
 
@@ -243,7 +243,7 @@ class ClusterOperator:
     def _end_driver(self) -> None:
         record = self.reconciler.records[DRIVER]
         record.attempts = 0  # it does not fail: it is wanted gone
-        processes.kill(processes.descendants(record.pid))
+        processes.kill(processes.sparing_keepers(processes.descendants(record.pid)))
         self.zygote.signal(DRIVER, signal.SIGKILL)
 
     def _scale(self, role: str, replicas: int) -> None:
@@ -302,7 +302,7 @@ class ClusterOperator:
                 break
             await asyncio.sleep(0.02)
         while left := processes.descendants(os.getpid()):
-            processes.kill(left)
+            processes.kill(processes.sparing_keepers(left))
             processes.reap()
             await asyncio.sleep(0.005)
         if self.reconciler.state != "failed":

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from flyte_jupyter.driver.connectors import KEEPER
+
 MARK = "FLYTE_JUPYTER_CLUSTER"
 """Environment variable that every process of a cluster inherits; its value is the cluster's."""
 
@@ -84,6 +86,16 @@ def children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
         return []
 
 
+def sparing_keepers(found: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Leave out those that see to external jobs: they end by themselves, and soon."""
+    kept = []
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            if KEEPER not in process.cmdline():
+                kept.append(process)
+    return kept
+
+
 def reap() -> None:
     """Collect every child that has ended, adopted ones included."""
     with contextlib.suppress(ChildProcessError):
@@ -133,6 +145,7 @@ def kill_marked(mark: str, *, deadline: float = 5.0) -> int:
     total = 0
     while time.monotonic() < end:
         found = [p for p in marked(mark) if p.status() != psutil.STATUS_ZOMBIE]
+        found = sparing_keepers(found)
         if not found:
             break
         total += kill(found)

@@ -6,6 +6,8 @@ Here the first is done as on a cluster, and the caller gets the exception that w
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import functools
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -14,6 +16,12 @@ import flyte
 from flyte import _map
 from flyte._task import TaskTemplate
 from flyte.errors import RuntimeUserError
+
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import (
+    is_connector_task,
+    is_function,
+    with_typed_inputs,
+)
 
 
 def behave_as_on_a_cluster() -> None:
@@ -65,6 +73,8 @@ def _prepared(mapper: Any, func: Any, group_name: str | None) -> str:
 def _unwrapped(call: Any) -> Any:
     @functools.wraps(call)
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_connector_task(self):
+            self = _callable_here(with_typed_inputs(self))
         try:
             return call(self, *args, **kwargs)
         except RuntimeUserError as error:
@@ -74,3 +84,15 @@ def _unwrapped(call: Any) -> Any:
             raise
 
     return called
+
+
+def _callable_here(task: Any) -> Any:
+    """Return a connector's task as it is to be called: it is as much plain as it is async."""
+    if is_function(task):
+        return task
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        task = copy.copy(task)
+        task._call_as_synchronous = True
+    return task

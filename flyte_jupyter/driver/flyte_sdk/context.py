@@ -52,8 +52,13 @@ def preload() -> None:
 
 def current_run() -> str:
     """Return the name of the run in whose context this is called; empty if there is none."""
-    context = internal_ctx().data.task_context
+    context = current_task_context()
     return (context.action.run_name or "") if context else ""
+
+
+def current_task_context() -> Any:
+    """Return the task context in which this is called; None if there is none."""
+    return internal_ctx().data.task_context
 
 
 def use_controller(controller: Any) -> None:

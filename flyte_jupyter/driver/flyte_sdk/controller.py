@@ -18,6 +18,7 @@ import cloudpickle
 from flyte._internal.controllers._local_controller import LocalController
 
 from flyte_jupyter.driver import wire
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import connector_for, is_connector_task
 from flyte_jupyter.driver.flyte_sdk.context import current_run
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.driver.values import transfer
@@ -76,6 +77,8 @@ class NotebookController(LocalController):
         kernel, name, run = self._kernel, secrets.token_hex(8), current_run()
         about = cloudpickle.dumps(_about(_task))
         values = {"task": _task, "args": args, "kwargs": kwargs}
+        if is_connector_task(_task):
+            values["connector"] = connector_for(_task)
         parcel = transfer.pack(values, folder=kernel.folder)
         pending = _Pending(lambda: self._say(run, {"cancel": name}))
         with self._lock:

@@ -1,0 +1,105 @@
+"""Tasks that a connector carries out, and what it is told of them.
+
+The SDK's own executor of them needs `flyte.init()` and does much else, so its private parts are
+used here, and contract tests fail loudly when a new SDK changes one of them:
+
+- `flyte._internal.runtime.task_serde.get_proto_task`
+- `flyte.connectors.ConnectorRegistry._REGISTRY`
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+_CONNECTORS = "flyte.connectors"
+
+
+def is_connector_task(task: Any) -> bool:
+    """Tell a task whose work an external service does; imports nothing."""
+    module = sys.modules.get(_CONNECTORS)  # it is there if there is such a task
+    return module is not None and isinstance(task, module.AsyncConnectorExecutorMixin)
+
+
+def is_function(task: Any) -> bool:
+    """Tell a task that has a body of its own, wherever that is to run."""
+    return getattr(task, "func", None) is not None
+
+
+def with_typed_inputs(task: Any) -> Any:
+    """Have a task's inputs be what the SDK expects, in place: pairs of a type and a default."""
+    inputs = task.interface.inputs
+    if any(not isinstance(each, tuple) for each in inputs.values()):
+        typed = {
+            name: each if isinstance(each, tuple) else (each, inspect.Parameter.empty)
+            for name, each in inputs.items()
+        }
+        task.interface = replace(task.interface, inputs=typed)
+    return task
+
+
+def registered() -> list[Any]:
+    """Return the connectors that this process knows; none if it has not imported them."""
+    module = sys.modules.get(_CONNECTORS)
+    return list(module.ConnectorRegistry._REGISTRY.values()) if module else []
+
+
+def register(connectors: Iterable[Any]) -> None:
+    """Make connectors known, in the place of those before them."""
+    from flyte.connectors import ConnectorRegistry
+
+    for connector in connectors:
+        ConnectorRegistry.register(connector, override=True)
+
+
+def connector_for(task: Any) -> Any:
+    """Return the connector for a task; None if there is none."""
+    from flyte.connectors import ConnectorRegistry
+
+    try:
+        return ConnectorRegistry.get_connector(task.task_type, task.task_type_version)
+    except ValueError:
+        return None
+
+
+def template_of(task: Any, root: str, context: Any = None) -> Any:
+    """Return the description of a task as a Flyte backend has it.
+
+    Parameters
+    ----------
+    task
+        The task.
+    root
+        The folder that it belongs to.
+    context
+        The task context that it runs in; None to only look at it.
+
+    Returns
+    -------
+    flyteidl2.core.tasks_pb2.TaskTemplate
+        It.
+    """
+    from flyte._internal.runtime.task_serde import get_proto_task
+    from flyte.models import SerializationContext
+
+    action = getattr(context, "action", None)
+    serialization = SerializationContext(
+        project=getattr(action, "project", None) or "",
+        domain=getattr(action, "domain", None) or "",
+        org=getattr(action, "org", None) or "",
+        version=getattr(context, "version", None) or "na",
+        root_dir=root,  # type: ignore[arg-type]
+    )
+    return get_proto_task(task, serialization, context)
+
+
+def secrets_of(template: Any) -> Mapping[str, str]:
+    """Return the secrets that a task names for its connector: environment variables by name."""
+    from google.protobuf import json_format
+
+    custom = json_format.MessageToDict(template.custom)
+    found = custom.get("secrets")
+    return found if isinstance(found, dict) else {}

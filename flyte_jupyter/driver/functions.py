@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from flyte_jupyter.driver.flyte_sdk.connector_tasks import is_connector_task
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import is_connector_task, is_function
 from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.shell import DriverShell, Interruptible, interruptible_code
-from flyte_jupyter.errors import UsageError
+from flyte_jupyter.errors import ConnectorError, UsageError
 
 Inside: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 RESULT = "result"
@@ -69,6 +69,8 @@ class Call:
             with inside():
                 namespace[RESULT] = await self._value()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
+            if isinstance(error, ConnectorError) and not is_function(self.task):
+                return Ending(error, error._render_traceback_())  # no line of it is the caller's
             trace = _own_frames(error.__traceback__, getattr(self.task, "func", None))
             lines = shell.InteractiveTB.structured_traceback(type(error), error, trace)
             return Ending(error, list(lines))

@@ -16,7 +16,7 @@ from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import declared_in, find
 from flyte_jupyter.sessions.scaling import scalable_roles
 
-_NO_ENVIRONMENT = {"runs", "doctor"}
+_NO_ENVIRONMENT = {"runs", "doctor", "connectors"}
 
 
 def completions(session: Session, line: str, symbol: str) -> list[str]:
@@ -145,7 +145,7 @@ def _values(session: Session, verb: str, before: _Before) -> Iterable[str]:
 def _words_of(session: Session, verb: str, given: list[str]) -> Iterable[str]:
     """Return what may stand in the next place that is no option's."""
     if verb in _NO_ENVIRONMENT:
-        return []
+        return ["serve", "stop"] if verb == "connectors" and not given else []
     runs = [run.id for run in session.runs] if verb == "logs" else []
     images = [n for n, v in session.namespace.items() if is_image(v)] if verb == "build" else []
     if not given:

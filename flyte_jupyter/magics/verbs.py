@@ -250,6 +250,39 @@ def _build(session: Session, options: argparse.Namespace) -> Any:
     return Table(["image", "", "builder", "time"], [row], links=links)
 
 
+def _connectors_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=["serve", "stop"],
+        help="serve them by gRPC on loopback, or stop that; without it, list them",
+    )
+    parser.add_argument("--port", type=count, default=0, metavar="N", help="by default a free one")
+
+
+def _connectors(session: Session, options: argparse.Namespace) -> Any:
+    if options.action == "serve":
+        return session.serve_connectors(options.port)
+    if options.action == "stop":
+        ran = session.stop_connectors()
+        return Table([], [], empty="The connector service has stopped." if ran else "None ran.")
+    rows = [
+        (
+            each.connector.name,
+            each.connector.task_type_name,
+            str(each.connector.task_type_version),
+            "the notebook" if each.own else type(each.connector).__module__,
+        )
+        for each in session.connectors()
+    ]
+    return Table(
+        ["connector", "task type", "version", "defined in"],
+        rows,
+        empty="No connector is known: define a class of flyte.connectors.AsyncConnector, "
+        "or import a plugin that has one.",
+    )
+
+
 def _dashboard(session: Session, options: argparse.Namespace) -> Any:
     cluster = session.cluster(options.environment)
     session.ready(cluster)
@@ -359,6 +392,9 @@ VERBS: dict[str, Verb] = {
     ),
     "build": Verb(
         "Build the real image of an environment, for tasks elsewhere.", _build_arguments, _build
+    ),
+    "connectors": Verb(
+        "List connectors, or serve them by gRPC.", _connectors_arguments, _connectors
     ),
     "doctor": Verb("Check this machine and say what is missing.", _nothing, _doctor),
 }

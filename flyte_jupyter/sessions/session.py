@@ -22,6 +22,8 @@ from flyte_jupyter.errors import ClusterError
 from flyte_jupyter.images.recipe import image_of, is_image
 from flyte_jupyter.sessions import connectors, functions
 from flyte_jupyter.sessions.clusters import Cluster
+from flyte_jupyter.sessions.connector_service import ConnectorService
+from flyte_jupyter.sessions.connectors import Known
 from flyte_jupyter.sessions.environments import Environment, check_name, find
 from flyte_jupyter.sessions.event_loop import EventLoopThread
 from flyte_jupyter.sessions.nesting import declared_as
@@ -62,6 +64,7 @@ class Session:
         self._runner.environment = self._environment_of_call
         self._runner.connectors = self._connectors
         self._named: set[tuple[str, str]] = set()
+        self.connector_service: ConnectorService | None = None
         self._pid = os.getpid()
         atexit.register(self.close)
 
@@ -278,6 +281,41 @@ class Session:
         image = self.image(name)
         return build(image, builder=builder, registry=registry, force=force, progress=progress)
 
+    # -- connectors -------------------------------------------------------------------------
+
+    def connectors(self) -> list[Known]:
+        """Return the connectors that tasks of this notebook find."""
+        return connectors.known(self.namespace, self.local_modules.holds)
+
+    def serve_connectors(self, port: int = 0) -> ConnectorService:
+        """Serve the connectors by gRPC on loopback, as a Flyte backend has them served.
+
+        One that runs already is replaced, so that it knows connectors as they are now.
+
+        Parameters
+        ----------
+        port
+            Where to listen; 0 for a free port.
+
+        Raises
+        ------
+        ConnectorError
+            It did not start.
+        """
+        self.stop_connectors()
+        with self.local_modules.travelling_by_value():
+            own = self._connectors()
+        self.connector_service = ConnectorService(own, port)
+        return self.connector_service
+
+    def stop_connectors(self) -> bool:
+        """Stop that service; tells whether it ran."""
+        service, self.connector_service = self.connector_service, None
+        if service is None:
+            return False
+        service.stop()
+        return True
+
     # -- runs -------------------------------------------------------------------------------
 
     def submit(
@@ -405,6 +443,8 @@ class Session:
         if os.getpid() != self._pid:
             return  # a forked child of the kernel owns nothing
         atexit.unregister(self.close)
+        with contextlib.suppress(Exception):
+            self.stop_connectors()
         with contextlib.suppress(Exception):
             if self.clusters:
                 self._loop.run(self._clusters.close(), self.config.stop_timeout + 1)

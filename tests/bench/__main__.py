@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tests.bench import (
+    connectors,
     dask_rows,
     functions,
     interrupting,
@@ -32,6 +33,7 @@ GROUPS: dict[str, Group] = {
     "print": output.printing,
     "flood": output.flood,
     "functions": functions.functions,
+    "connectors": connectors.connectors,
     "interrupts": interrupting.interrupts,
     "dask": dask_rows.dask_rows,
     "ray": ray_rows.ray_rows,

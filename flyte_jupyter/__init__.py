@@ -54,6 +54,7 @@ __all__ = [
     "TaskTimeout",
     "UsageError",
     "load_ipython_extension",
+    "register_engine",
     "run",
     "session",
     "unload_ipython_extension",
@@ -101,6 +102,19 @@ def run(task: Any, /, *args: Any, **kwargs: Any) -> Run:
     from flyte_jupyter.sessions.notebook import call
 
     return call(task, args, kwargs)
+
+
+def register_engine(engine: Any) -> None:
+    """Add an engine for this notebook; a package does it with an entry point.
+
+    Parameters
+    ----------
+    engine
+        An object with what `flyte_jupyter.engines.engine.Engine` asks for.
+    """
+    from flyte_jupyter.engines.registry import register
+
+    register(engine)
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -176,7 +176,11 @@ class Member(Protocol):
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """What `prepare` returned, overlaid with `Role.args`."""
+        """What `prepare` returned, overlaid with `Role.args`.
+
+        In the driver with `ClusterSpec.driver_args`, and there the names `key`, `settings`,
+        `connect` and `run` are its own.
+        """
 
     def wait_for(self, role: str) -> dict[str, Any]:
         """Block until a member of `role` is ready, and return what it said of itself."""

@@ -36,6 +36,11 @@ def engines() -> dict[str, Engine]:
     return found
 
 
+def register(engine: Engine) -> None:
+    """Add an engine that no package brings, in the place of one of that name."""
+    engines()[engine.name] = engine
+
+
 def engine_named(name: str) -> Engine:
     """Return the engine called `name`.
 
@@ -66,9 +71,10 @@ def engine_for(config: object) -> Engine:
     if config is None:
         return engine_named("plain")
     kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(config).__mro__]
-    for engine in engines().values():
-        if any(_matches(engine.config_type, kind) for kind in kinds):
-            return engine
+    for kind in kinds:  # its own type before those that it derives from
+        for engine in engines().values():
+            if _matches(engine.config_type, kind):
+                return engine
     raise EngineError(
         f"no engine runs a {type(config).__name__} config",
         seen=f"its type is {kinds[0]}; installed engines are {', '.join(sorted(engines()))}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -145,7 +146,9 @@ def _values(session: Session, verb: str, before: _Before) -> Iterable[str]:
 def _words_of(session: Session, verb: str, given: list[str]) -> Iterable[str]:
     """Return what may stand in the next place that is no option's."""
     if verb in _NO_ENVIRONMENT:
-        return ["serve", "stop"] if verb == "connectors" and not given else []
+        if verb != "connectors" or len(given) > 1 or (given and given[0] != "show"):
+            return []
+        return _tasks(session) if given else ["show", "serve", "stop"]
     runs = [run.id for run in session.runs] if verb == "logs" else []
     images = [n for n, v in session.namespace.items() if is_image(v)] if verb == "build" else []
     if not given:
@@ -165,6 +168,11 @@ def _cluster(session: Session, name: str) -> Cluster | None:
         return None
     cluster = session.clusters.get(declared.name)
     return cluster if cluster and cluster.state in ("starting", "ready", "stopping") else None
+
+
+def _tasks(session: Session) -> list[str]:
+    template = getattr(sys.modules.get("flyte.extend"), "TaskTemplate", ())
+    return [name for name, value in session.namespace.items() if isinstance(value, template)]
 
 
 def environment_names(session: Session) -> list[str]:

@@ -17,6 +17,7 @@ from flyte_jupyter.sessions import Session
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import declared_in
 from flyte_jupyter.sessions.runs import RunRecord
+from flyte_jupyter.sessions.templates import described
 from flyte_jupyter.widgets.links import reachable
 from flyte_jupyter.widgets.progress import StartProgress
 from flyte_jupyter.widgets.table import Table
@@ -254,13 +255,24 @@ def _connectors_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=["serve", "stop"],
-        help="serve them by gRPC on loopback, or stop that; without it, list them",
+        choices=["show", "serve", "stop"],
+        help="show what one is told of a task; serve them by gRPC on loopback, or stop that; "
+        "without it, list them",
     )
+    parser.add_argument("task", nargs="?", metavar="TASK", help="variable of the task to show")
     parser.add_argument("--port", type=count, default=0, metavar="N", help="by default a free one")
 
 
 def _connectors(session: Session, options: argparse.Namespace) -> Any:
+    if options.action == "show":
+        if options.task not in session.namespace:
+            raise UsageError(
+                f"no variable is called {options.task!r}" if options.task else "no task is named",
+                fix="Type: %flyte connectors show TASK",
+            )
+        return Table(["field", "value"], described(session.namespace[options.task]))
+    if options.task:
+        raise UsageError(f"%flyte connectors {options.action}: takes no {options.task!r}")
     if options.action == "serve":
         return session.serve_connectors(options.port)
     if options.action == "stop":

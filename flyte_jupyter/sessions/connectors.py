@@ -62,7 +62,8 @@ def _classes(namespace: Mapping[str, object], is_own: Callable[[str], bool]) -> 
         if inspect.isabstract(kind) or not hasattr(kind, "task_type_name"):
             continue
         if kind.__module__ == "__main__":
-            here = namespace
+            # A script's session has no namespace of its own.
+            here = namespace or vars(sys.modules["__main__"])
         elif is_own(kind.__module__):
             here = vars(sys.modules[kind.__module__])
         else:

@@ -1,0 +1,1 @@
+"""Databricks: declared and checked here, run from a Flyte deployment."""

@@ -381,6 +381,18 @@ def test_an_output_that_is_not_there_is_named(book):
     book.run(CONNECTOR.replace("OTHER_ENDINGS", ENDINGS))
 
 
+def test_a_data_frame_is_read_as_what_was_declared(book, service, tmp_path):
+    pd = pytest.importorskip("pandas")
+    pd.DataFrame({"x": [1, 2]}).to_parquet(tmp_path / "part.parquet")
+    service.ending = {"status": "finished", "results": str(tmp_path)}
+    frame = 'flyte.io.DataFrame(uri=data["results"], format="parquet")'
+    book.run(CONNECTOR.replace("OTHER_ENDINGS", "").replace('data["results"]}', frame + "}"))
+    code = another(book, "tabular")
+    book.run("import pandas\ntabular.interface.outputs['results'] = pandas.DataFrame")
+    assert book.run(code).result.split() == ["x", "0", "1", "1", "2"]
+    book.run(CONNECTOR.replace("OTHER_ENDINGS", ENDINGS))
+
+
 def test_inputs_that_do_not_fit_are_named_before_anything_runs(book, service):
     assert "'dataset_uri' is missing" in book.fail("flyte_jupyter.run(model_train_task, 1)").value
     wrong = book.fail("flyte_jupyter.run(model_train_task, 1, 's3://x', epoch=1)")

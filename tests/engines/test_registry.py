@@ -112,7 +112,7 @@ def test_an_engine_that_is_not_there_is_named_with_the_closest():
     registry.engines.cache_clear()
     with pytest.raises(EngineError, match=r"no engine is called 'dusk'.*Did you mean 'dask'"):
         registry.engine_named("dusk")
-    with pytest.raises(EngineError, match="installed are dask, plain"):
+    with pytest.raises(EngineError, match="installed are dask, databricks, plain"):
         registry.engine_named("xyzzy")
 
 
@@ -176,3 +176,28 @@ def test_an_engine_of_a_third_party_runs_a_task(installed):
         assert cluster.summary() == "3 servers"
     finally:
         session.close()
+
+
+def test_an_engine_can_be_added_without_a_package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "toy_flyte_engine.py").write_text(TOY)
+    registry.engines.cache_clear()
+    import toy_flyte_engine
+
+    try:
+        registry.register(toy_flyte_engine.ToyEngine())
+        assert registry.engine_for(toy_flyte_engine.ToyConfig()).name == "toy"
+        assert registry.engine_named("toy").config_type == "toy_flyte_engine.ToyConfig"
+    finally:
+        registry.engines.cache_clear()
+        sys.modules.pop("toy_flyte_engine")
+
+
+def test_a_config_goes_to_its_own_engine_before_that_of_what_it_derives_from():
+    pytest.importorskip("flyteplugins.databricks")
+    from flyteplugins.databricks import Databricks
+    from flyteplugins.spark import Spark
+
+    registry.engines.cache_clear()
+    assert registry.engine_for(Spark()).name == "spark"
+    assert registry.engine_for(Databricks()).name == "databricks"

@@ -30,6 +30,7 @@ _PACKAGES = {
             "ray": ("ray", "flyteplugins-ray"),
             "spark": ("pyspark", "flyteplugins-spark"),
             "pytorch": ("torch", "flyteplugins-pytorch"),
+            "connectors": ("grpcio", "grpcio-health-checking", "httpx"),
         }.items()
         for package in packages
     },

@@ -104,7 +104,7 @@ async def run_code(client, code, returns=(), **inputs):
         "ranks": "",
         "call": False,
     }
-    declaration = cloudpickle.dumps({"name": "toy.cell", "config": None})
+    declaration = cloudpickle.dumps({"name": "toy.cell", "config": None, "connectors": b""})
     try:
         async with asyncio.timeout(DEADLINE):
             reply, buffers = await client.run(request, [declaration, *parcel.frames], sink)

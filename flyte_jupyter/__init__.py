@@ -22,6 +22,7 @@ from flyte_jupyter.errors import (
     JobFailed,
     RefLost,
     RemoteError,
+    ServiceError,
     TaskTimeout,
     UsageError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "RefLost",
     "RemoteError",
     "Run",
+    "ServiceError",
     "Session",
     "TaskTimeout",
     "UsageError",

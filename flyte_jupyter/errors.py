@@ -86,6 +86,10 @@ class ConnectorError(FlyteJupyterError):
     """A connector that is not there or makes no sense, or a job that cannot be launched or seen."""
 
 
+class ServiceError(ConnectorError):
+    """An external service that did not do what it was asked, and may do it the next time."""
+
+
 class JobFailed(ConnectorError):
     """An external job that failed in a way that another attempt would not change."""
 

@@ -14,19 +14,24 @@ PUBLIC = [
     "CellTask",
     "ClusterError",
     "ClusterLost",
+    "ConnectorError",
     "DriverLost",
     "EngineError",
     "EnvironmentNotFound",
     "FlyteJupyter",
     "FlyteJupyterError",
+    "ImageError",
+    "JobFailed",
     "Ref",
     "RefLost",
     "RemoteError",
     "Run",
+    "ServiceError",
     "Session",
     "TaskTimeout",
     "UsageError",
     "load_ipython_extension",
+    "register_engine",
     "run",
     "session",
     "unload_ipython_extension",
@@ -67,7 +72,7 @@ def test_a_public_name_can_be_imported_and_says_what_it_is(name):
 def test_every_error_has_the_one_root():
     errors = [getattr(flyte_jupyter, name) for name in PUBLIC]
     errors = [e for e in errors if isinstance(e, type) and issubclass(e, BaseException)]
-    assert len(errors) == 11
+    assert len(errors) == 15
     assert all(issubclass(error, flyte_jupyter.FlyteJupyterError) for error in errors)
     assert issubclass(flyte_jupyter.TaskTimeout, TimeoutError)
 

@@ -11,8 +11,8 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 from flyte_jupyter.cells.local_modules import is_local_name
-from flyte_jupyter.cells.secret_names import holds_secret
 from flyte_jupyter.errors import CaptureError
+from flyte_jupyter.secret_names import holds_secret
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

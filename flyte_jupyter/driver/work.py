@@ -15,6 +15,7 @@ from typing import Any
 
 from flyte_jupyter.driver import shell
 from flyte_jupyter.driver.flyte_sdk import context as flyte_context
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import learn, let_register_again
 from flyte_jupyter.driver.functions import RESULT, Call, Inside
 from flyte_jupyter.driver.replies import Ending, meant
 from flyte_jupyter.driver.shell import DriverShell
@@ -105,9 +106,8 @@ def _learn_connectors(connectors: bytes) -> None:
     """Know the connectors of the notebook as they are now."""
     global _known_connectors  # noqa: PLW0603
     if connectors and connectors != _known_connectors:
-        from flyte_jupyter.driver.flyte_sdk.connector_tasks import register
-
-        register(pickle.loads(connectors))
+        learn(pickle.loads(connectors))
+        let_register_again()
         _known_connectors = connectors
 
 

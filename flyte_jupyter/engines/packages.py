@@ -23,7 +23,7 @@ class PackageLayer:
         Where to look: the address of the main index, empty for the configured one, and those of
         further ones. They may hold passwords.
     arguments
-        Further words of the command line.
+        Further words of the command line; they, too, may hold passwords.
     content
         A digest of what files it installs from held when it was read; empty if there are none.
     """
@@ -32,7 +32,7 @@ class PackageLayer:
     requirements: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     indexes: tuple[str, ...] = field(default=(), repr=False)
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = field(default=(), repr=False)
     content: str = ""
 
     @classmethod

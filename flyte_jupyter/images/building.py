@@ -161,7 +161,10 @@ def _in_process(
         output_of(command, {**os.environ, ORDER: order}, hear)
     except CommandFailed:
         raise _not_built(image, seen=lines[-1] if lines else "its builder said nothing") from None
-    found: dict[str, Any] = json.loads(lines[-1].removeprefix(ANSWER))
+    answers = [line.removeprefix(ANSWER) for line in lines if line.startswith(ANSWER)]
+    if not answers:
+        raise _not_built(image, seen="its builder ended without a word")
+    found: dict[str, Any] = json.loads(answers[-1])
     if "error" in found:
         raise _not_built(image, seen=found["error"])
     return found

@@ -68,7 +68,7 @@ class ConnectorService:
             self._sock.sendall(len(order).to_bytes(8, "little") + order)
             with self._sock.makefile("rb") as stream:
                 line = stream.readline()
-        except TimeoutError:
+        except OSError:  # it took too long, or has ended
             line = b""
         answer: dict[str, Any] = json.loads(line or b'{"error": "it said nothing"}')
         if "error" in answer:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import cloudpickle
 
-from flyte_jupyter.driver.flyte_sdk.connector_tasks import registered
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import (
+    Travelling,
+    let_register_again,
+    registered,
+)
+from flyte_jupyter.errors import one_line
 
 _BASE = "flyte.connectors"
 
@@ -18,6 +24,7 @@ class Known(NamedTuple):
     """A connector that tasks of this notebook find."""
 
     connector: Any
+    """It, or a class of the notebook's that is made into one when it is needed."""
     own: bool
     """Whether the notebook, or a module beside it, defines it."""
 
@@ -42,17 +49,33 @@ def known(namespace: Mapping[str, object], is_own: Callable[[str], bool]) -> lis
         module = type(connector).__module__
         found[_key(connector)] = Known(connector, module == "__main__" or is_own(module))
     for kind in _classes(namespace, is_own):
-        connector = kind()
-        found[_key(connector)] = Known(connector, own=True)
+        before = found.get(_key(kind))
+        # One that was made and registered by hand may know more than its class.
+        if before is None or type(before.connector) is not kind:
+            found[_key(kind)] = Known(kind, own=True)
     return list(found.values())
 
 
 def travelling(namespace: Mapping[str, object], is_own: Callable[[str], bool]) -> bytes:
-    """Return those that a driver cannot import, pickled; empty if there are none."""
+    """Return those that a driver cannot import, pickled; empty if there are none.
+
+    One that cannot be made or pickled travels as the reason: it is nobody's business before a task
+    of its type is called.
+    """
     if _BASE not in sys.modules:
         return b""
-    own = [each.connector for each in known(namespace, is_own) if each.own]
-    return cloudpickle.dumps(own) if own else b""
+    let_register_again()
+    own = [_packed(each.connector) for each in known(namespace, is_own) if each.own]
+    return pickle.dumps(own) if own else b""
+
+
+def _packed(connector: Any) -> Travelling:
+    key = _key(connector)
+    try:
+        made = connector() if isinstance(connector, type) else connector
+        return Travelling(*key, cloudpickle.dumps(made), "")
+    except Exception as error:  # noqa: BLE001 - code of the user's
+        return Travelling(*key, b"", one_line(error))
 
 
 def _classes(namespace: Mapping[str, object], is_own: Callable[[str], bool]) -> Iterator[type[Any]]:

@@ -16,7 +16,14 @@ from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.kept import KeptBufferError
 from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
-from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost, JobFailed, TaskTimeout
+from flyte_jupyter.errors import (
+    ClusterError,
+    ClusterLost,
+    ConnectorError,
+    DriverLost,
+    ServiceError,
+    TaskTimeout,
+)
 from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.nesting import Nesting, Runs
@@ -461,4 +468,6 @@ class Relayed(Execution):
 def _final(error: Exception) -> bool:
     """Whether an exception says that another attempt is of no use: Flyte's own word, or ours."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, JobFailed) or "NonRecoverableError" in kinds
+    if isinstance(error, ConnectorError):
+        return not isinstance(error, ServiceError)
+    return "NonRecoverableError" in kinds

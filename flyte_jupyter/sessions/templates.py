@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from flyte_jupyter.cells.secret_names import holds_secret
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import template_of, with_typed_inputs
 from flyte_jupyter.errors import ConnectorError, UsageError, one_line
+from flyte_jupyter.secret_names import holds_secret
 
 _HIDDEN = "****"
 

@@ -306,8 +306,11 @@ def test_the_password_of_an_index_is_not_on_a_command_line(tmp_path, index, monk
         return real(command, *args, **kwargs)
 
     monkeypatch.setattr(subprocess, "Popen", spy)
-    asked = layer("asked-for", indexes=("", "http://user:pass-word@127.0.0.1:9/simple"))
+    address = "http://user:pass-word@127.0.0.1:9/simple"
+    more = ("--extra-index-url", address, f"--find-links={address}", "--prefer-binary")
+    asked = layer("asked-for", indexes=("", address), arguments=more)
     overlay = overlays(tmp_path).prepare([asked], quiet)
+    assert overlay.path.parents[2].stat().st_mode & 0o777 == 0o700
     assert seen
     assert "pass-word" not in "".join([*seen, repr(asked)])
     assert "pass-word" not in (overlay.path.parents[2] / "packages.json").read_text()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import pickle
+import re
 from dataclasses import dataclass
 
 import flyte
@@ -21,8 +24,9 @@ from flyteidl2.core.execution_pb2 import TaskExecution
 
 from flyte_jupyter.driver.connectors import outputs
 from flyte_jupyter.driver.connectors.job import Job
+from flyte_jupyter.driver.connectors.view import JobView
 from flyte_jupyter.driver.flyte_sdk import connector_tasks as sdk
-from flyte_jupyter.errors import ConnectorError, JobFailed
+from flyte_jupyter.errors import ConnectorError, JobFailed, ServiceError
 from flyte_jupyter.sessions import connectors, templates
 
 
@@ -124,10 +128,50 @@ def test_a_class_of_the_notebook_is_found_as_it_is_now(registry):
     before, now = define("__main__"), define("__main__")
     assert before is not now
     (found,) = connectors.known({"Mine": now}, lambda name: False)
-    assert type(found.connector) is now
+    assert found.connector is now
     assert found.own
     assert connectors.travelling({"Mine": now}, lambda name: False)
     assert not connectors.travelling({"Mine": 1}, lambda name: False)
+
+
+def test_one_that_was_made_by_hand_is_taken_and_not_its_class(registry, monkeypatch):
+    made = Connector("made by hand")
+    monkeypatch.setattr(Connector, "__module__", "__main__")
+    sdk.register([made])
+    (found,) = connectors.known({"Connector": Connector}, lambda name: False)
+    assert found.connector is made
+
+
+class Needy(Connector):
+    def __init__(self, url) -> None:
+        raise AssertionError("it was made without what it needs")
+
+
+class Unpicklable(Connector):
+    def __init__(self) -> None:
+        import threading
+
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Needy, "url"), (Unpicklable, "lock")])
+def test_one_that_cannot_travel_is_an_error_of_its_tasks_alone(registry, monkeypatch, kind, said):
+    monkeypatch.setattr(kind, "__module__", "__main__")
+    data = connectors.travelling({kind.__name__: kind}, lambda name: False)
+    sdk.learn(pickle.loads(data))
+    try:
+        with pytest.raises(ConnectorError, match=f"type 'of-tests' cannot be used.*{said}"):
+            sdk.connector_for(task())
+    finally:
+        sdk.learn([])
+
+
+def test_a_module_that_registers_its_connector_can_be_run_again(registry):
+    sdk.let_register_again()
+    ConnectorRegistry.register(Connector())
+    ConnectorRegistry.register(Connector())
+    sdk.let_register_again()
+    assert len(sdk.registered()) == 1
 
 
 def test_what_is_registered_and_installed_does_not_travel(registry):
@@ -171,15 +215,19 @@ async def test_an_output_that_is_missing_is_named(given, said):
 
 
 class Silent:
-    """A view and a keeper that do nothing."""
+    """A view, a keeper and its pledge that do nothing; `released` says what the keeper was told."""
+
+    released = False
 
     def show(self, *args) -> None: ...
     def end(self, *args) -> None: ...
-    def start(self) -> None: ...
-    def release(self) -> None: ...
+    def keep(self, *args) -> None: ...
 
-    def keep(self, *args):
+    def pledge(self, *args):
         return self
+
+    def release(self) -> None:
+        self.released = True
 
 
 def job(connector, monkeypatch) -> Job:
@@ -211,6 +259,104 @@ async def test_what_cannot_be_seen_any_more_is_deleted(monkeypatch):
     with pytest.raises(ConnectorError, match="'get' of of tests failed: OSError: down"):
         await job(connector, monkeypatch).run({}, "")
     assert connector.deleted == 1
+
+
+async def test_what_was_launched_although_nobody_waits_any_more_is_deleted(monkeypatch):
+    """A launch that is under way when its task is stopped may well succeed."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Connector):
+        async def create(self, task_template, inputs=None, **kwargs):
+            begun.set()
+            await go_on.wait()
+            return Meta("job")
+
+    connector = Slow()
+    running = asyncio.ensure_future(job(connector, monkeypatch).run({}, ""))
+    await begun.wait()
+    running.cancel()
+    await asyncio.sleep(0.01)
+    assert not running.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert connector.deleted == 1
+
+
+async def test_a_deletion_is_seen_through_although_it_is_stopped_again(monkeypatch):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Connector):
+        async def delete(self, resource_meta, **kwargs):
+            begun.set()
+            await go_on.wait()
+            self.deleted += 1
+
+    connector = Slow(*[said(TaskExecution.RUNNING)] * 99)
+    running = asyncio.ensure_future(job(connector, monkeypatch).run({}, ""))
+    await asyncio.sleep(0.1)
+    running.cancel()
+    await begun.wait()
+    for _ in range(3):
+        running.cancel()
+        await asyncio.sleep(0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert connector.deleted == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_the_keeper_is_released_when_there_is_nothing_to_keep(monkeypatch, refused):
+    class Refusing(Connector):
+        async def delete(self, resource_meta, **kwargs):
+            raise OSError("not now")
+
+    connector = (Refusing if refused else Connector)(*[OSError("down")] * 3)
+    one = job(connector, monkeypatch)
+    with pytest.raises(ServiceError):
+        await one.run({}, "")
+    assert one._keeper.released is not refused
+
+
+async def test_what_cannot_be_shown_does_not_end_a_job(monkeypatch):
+    done = said(TaskExecution.SUCCEEDED)
+    one = job(Connector(said(TaskExecution.RUNNING), done), monkeypatch)
+
+    def show(*args) -> None:
+        raise ValueError("no page")
+
+    monkeypatch.setattr(Silent, "show", show)
+    assert await one.run({}, "") is done
+
+
+async def test_a_secret_in_what_a_service_says_is_hidden(monkeypatch):
+    connector = Connector(said(TaskExecution.FAILED, message="Bearer token is wrong"))
+    with pytest.raises(JobFailed) as caught:
+        await job(connector, monkeypatch).run({}, "")
+    assert "Bearer **** is wrong" in str(caught.value)
+
+
+def test_what_is_shown_has_no_secret_and_no_markup(monkeypatch):
+    pages: list[dict[str, str]] = []
+
+    class Shell:
+        class display_pub:  # noqa: N801
+            @staticmethod
+            def publish(data, **more):
+                pages.append(data)
+
+    monkeypatch.setattr("flyte_jupyter.driver.connectors.view.get_ipython", lambda: Shell)
+    view = JobView("<t>", "r")
+    info = {"api_key": "hush", ("a", 1): ["x"], "n": {"password": "hush"}}
+    resource = said(TaskExecution.RUNNING, message="<i>token</i>", custom_info=info)
+    view.show("RUNNING", resource, lambda text: text.replace("token", "****"))
+    view.end("not deleted: <img>")
+    assert len(pages) == 2
+    for page in pages:
+        assert "hush" not in str(page)
+        assert "token" not in str(page)
+        assert not {"<t>", "<i>", "<img>"} & set(re.findall(r"<\w+>", page["text/html"]))
 
 
 async def test_two_looks_may_fail(monkeypatch):

@@ -315,6 +315,48 @@ def test_a_killed_driver_leaves_no_job(own, service):
     assert gone(service)
 
 
+def test_a_killed_keeper_is_replaced(own, service):
+    cell = running(own, service)
+    (keeper,) = own.processes("keeper")
+    keeper.kill()
+    own.interrupt()
+    own.wait(cell)
+    assert gone(service)
+    running(own, service)
+    own.kill()
+    assert gone(service)
+
+
+def test_a_connector_that_cannot_travel_spoils_no_other_task(own):
+    own.run(
+        "import threading\nclass Odd(ModelTrainingConnector):\n    task_type_name = 'odd'\n"
+        "    def __init__(self):\n        self.lock = threading.Lock()"
+    )
+    own.task("1 + 1", environment="env")
+
+
+REGISTERING = """
+from flyte.connectors import AsyncConnector, ConnectorRegistry, Resource, ResourceMeta
+class Beside(AsyncConnector):
+    name = task_type_name = "beside"
+    metadata_type = ResourceMeta
+    async def create(self, task_template, inputs=None, **kwargs): ...
+    async def get(self, resource_meta, **kwargs): ...
+    async def delete(self, resource_meta, **kwargs): ...
+ConnectorRegistry.register(Beside())
+"""
+
+
+def test_a_module_that_registers_its_connector_is_imported_on_both_sides(own, tmp_path):
+    (tmp_path / "beside.py").write_text(REGISTERING)
+    own.run("import beside")
+    own.task("import beside\nbeside.Beside.name", environment="env")
+    (tmp_path / "beside.py").write_text(REGISTERING + "edited = True\n")
+    cell = own.task("import beside\nbeside.edited", environment="env")
+    assert cell.result == "True"
+    assert "not reloaded" not in cell.stderr
+
+
 def test_a_killed_supervisor_leaves_no_job(own, service):
     running(own, service)
     for supervisor in own.processes("super"):
@@ -351,7 +393,7 @@ def test_a_job_that_may_be_tried_again_is(book, service):
     book.run(another(book, "patient", retries=1))
     assert len(service.jobs) == 2
     service.answers = [(200, {"status": "RETRYABLE_FAILED", "message": "preempted"})]
-    one_line(book.fail(RUN), "ConnectorError", "RETRYABLE_FAILED: preempted")
+    one_line(book.fail(RUN), "ServiceError", "RETRYABLE_FAILED: preempted")
 
 
 def test_one_look_may_fail(book, service):
@@ -365,13 +407,13 @@ def test_one_look_may_fail(book, service):
 def test_a_service_that_makes_no_sense_is_given_up_and_its_job_deleted(book, service, answer):
     service.answers = [answer] * 10
     service.seconds = 600
-    one_line(book.fail(RUN), "ConnectorError", "'get' of Model Training Connector failed", "line")
+    one_line(book.fail(RUN), "ServiceError", "'get' of Model Training Connector failed", "line")
     assert gone(service)
 
 
 def test_a_service_that_is_down_is_named(book):
     error = book.fail(another(book, "down", endpoint="http://127.0.0.1:9/jobs"))
-    one_line(error, "ConnectorError", "'create' of Model Training Connector failed", "ConnectError")
+    one_line(error, "ServiceError", "'create' of Model Training Connector failed", "ConnectError")
 
 
 def test_an_output_that_is_not_there_is_named(book):
@@ -496,12 +538,15 @@ def test_the_service_ends_with_a_killed_kernel(own):
 
 
 def test_a_port_that_is_taken_is_named(book):
-    book.run("import socket\ntaken = socket.create_server(('127.0.0.1', 0))")
-    port = book.value("taken.getsockname()[1]")
+    import grpc
+
+    other = grpc.server(None)
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
     error = book.fail(f"%flyte connectors serve --port {port}")
+    other.stop(0)
     assert error.name == "ConnectorError"
     assert f"port {port} is taken" in error.value
-    book.run("taken.close()")
 
 
 def listens(address: str) -> bool:

@@ -50,3 +50,5 @@ def test_a_whole_config_is_said_to_need_a_deployment(monkeypatch):
 def test_it_is_declared_in_python():
     with pytest.raises(UsageError, match="declared in Python"):
         ENGINE.configure({})
+    with pytest.raises(UsageError, match="no option --workers"):
+        ENGINE.configure({"workers": "2"})

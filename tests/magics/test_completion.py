@@ -57,7 +57,7 @@ def test_options_of_a_verb(idle):
 
 def test_engines(idle):
     found = set(complete(idle, "%flyte env e --plugin "))
-    assert found == {"dask", "plain", "pytorch", "ray", "spark"}
+    assert found == {"dask", "databricks", "plain", "pytorch", "ray", "spark"}
 
 
 DASK = {"--workers", "--worker-cpu", "--worker-memory"}

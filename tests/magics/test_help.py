@@ -85,7 +85,7 @@ def test_verbs_that_need_nothing_work_on_nothing(idle):
     assert repr(idle.run_line_magic("flyte", "down")) == "Nothing was up."
     doctor = repr(idle.run_line_magic("flyte", "doctor"))
     assert "distributed" in doctor
-    assert "dask, plain" in doctor
+    assert "dask, databricks, plain" in doctor
 
 
 def test_tables_have_a_form_for_a_page(idle):

@@ -87,13 +87,17 @@ def children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
 
 
 def sparing_keepers(found: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Leave out those that see to external jobs: they end by themselves, and soon."""
-    kept = []
-    for process in found:
+    """Leave out those that see to external jobs, and what they start for it.
+
+    They end by themselves, and soon.
+    """
+    listed = list(found)
+    spared: set[int] = set()
+    for process in listed:
         with contextlib.suppress(psutil.Error):
-            if KEEPER not in process.cmdline():
-                kept.append(process)
-    return kept
+            if KEEPER in process.cmdline():
+                spared |= {process.pid, *(each.pid for each in descendants(process.pid))}
+    return [process for process in listed if process.pid not in spared]
 
 
 def reap() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from flyte_jupyter.driver.connectors.keeper import Keeper
 from flyte_jupyter.driver.connectors.view import JobView
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import secrets_of
-from flyte_jupyter.errors import ConnectorError, JobFailed, one_line
+from flyte_jupyter.errors import ConnectorError, JobFailed, ServiceError, one_line
 
 _T = TypeVar("_T")
 
@@ -20,8 +21,9 @@ _FIRST, _GROWTH, _LONGEST = 0.05, 1.5, 3.0
 """Seconds between the first two looks at a job, by what each pause is longer, and the longest."""
 _FAILURES = 3
 """How often in a row a look may fail before the job is given up."""
-_DELETION = 10.0
-"""Seconds that a service has to delete a job before it is left to it."""
+_PATIENCE = 10.0
+"""Seconds that a service has to say what became of a launch, or to delete a job, when nobody waits
+for the job any more."""
 
 
 class Job:
@@ -39,6 +41,11 @@ class Job:
         Shows what it says.
     keeper
         Deletes the job if this process ends before it has.
+
+    Raises
+    ------
+    ConnectorError
+        A secret that it needs has no value.
     """
 
     def __init__(
@@ -47,11 +54,12 @@ class Job:
         self._connector, self._name, self._template = connector, name, template
         self._view, self._keeper = view, keeper
         self._secrets = self._values_of_secrets()
+        self._meta: Any = None
 
     async def run(self, inputs: Mapping[str, Any], output_prefix: str) -> Any:
         """Launch it, and return what its connector said when it had succeeded.
 
-        Whoever cancels this has it deleted.
+        Whoever cancels this has it deleted, and waits for that.
 
         Parameters
         ----------
@@ -62,57 +70,75 @@ class Job:
 
         Raises
         ------
-        ConnectorError
-            It could not be launched, looked at, or understood.
+        ServiceError
+            It could not be launched or looked at, or may be tried again.
         JobFailed
             It failed, and another one would too.
         """
-        self._keeper.start()  # before there is anything that could be left behind
-        created = self._connector.create(
-            task_template=self._template,
-            output_prefix=output_prefix,
-            inputs=dict(inputs),
-            **self._secrets,
-        )
-        meta = await self._said("create", created)
-        kept = self._keeper.keep(self._connector, meta, self._secrets)
+        pledge = self._keeper.pledge(self._connector, self._secrets)
+        ended = False
         try:
-            return await self._watch(meta)
-        except BaseException as reason:
-            if not isinstance(reason, JobFailed):
-                await self._delete(meta)
+            await self._create(inputs, output_prefix)
+            pledge.keep(self._meta)
+            resource = await self._watch()
+            ended = True
+        except JobFailed:
+            ended = True
             raise
         finally:
-            kept.release()
+            if self._meta is None or ended or await self._delete():
+                pledge.release()
+        return resource
 
-    async def _watch(self, meta: Any) -> Any:
+    async def _create(self, inputs: Mapping[str, Any], output_prefix: str) -> None:
+        creating = asyncio.ensure_future(
+            self._said(
+                "create",
+                self._connector.create(
+                    task_template=self._template,
+                    output_prefix=output_prefix,
+                    inputs=dict(inputs),
+                    **self._secrets,
+                ),
+            )
+        )
+        try:
+            self._meta = await asyncio.shield(creating)
+        finally:
+            if self._meta is None:
+                # Stopped meanwhile: the service may have taken it, and then it has to be deleted.
+                self._meta = await _seen_through(creating)
+
+    async def _watch(self) -> Any:
         from flyteidl2.core.execution_pb2 import TaskExecution
 
         pause, failures = _FIRST, 0
         while True:
             try:
                 resource = await self._said(
-                    "get", self._connector.get(resource_meta=meta, **self._secrets)
+                    "get", self._connector.get(resource_meta=self._meta, **self._secrets)
                 )
                 phase = self._name_of(resource)
-            except ConnectorError:
+            except ServiceError:
                 failures += 1
                 if failures == _FAILURES:
                     raise
             else:
                 failures = 0
-                self._view.show(phase, resource)
+                with contextlib.suppress(Exception):  # what cannot be shown is no reason to end it
+                    self._view.show(phase, resource, self._masked)
                 if resource.phase == TaskExecution.SUCCEEDED:
                     return resource
                 if resource.phase in (TaskExecution.FAILED, TaskExecution.ABORTED):
-                    raise JobFailed(*self._failed(phase), seen=str(resource.message or ""))
+                    raise self._failed(JobFailed, phase, resource)
                 if resource.phase == TaskExecution.RETRYABLE_FAILED:
-                    raise ConnectorError(*self._failed(phase), seen=str(resource.message or ""))
+                    raise self._failed(ServiceError, phase, resource)
             await asyncio.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST)
 
-    def _failed(self, phase: str) -> tuple[str]:
-        return (f"the job of {self._name} ended as {phase}",)
+    def _failed(self, kind: type[ConnectorError], phase: str, resource: Any) -> ConnectorError:
+        message = self._masked(" ".join(str(resource.message or "").split()))
+        return kind(f"the job of {self._name} ended as {phase}", seen=message)
 
     def _name_of(self, resource: Any) -> str:
         from flyteidl2.core.execution_pb2 import TaskExecution
@@ -120,38 +146,68 @@ class Job:
         try:
             name: str = TaskExecution.Phase.Name(resource.phase)
         except (AttributeError, ValueError, TypeError) as error:
-            raise ConnectorError(
+            raise ServiceError(
                 f"{self._connector.name} makes no sense",
-                seen=f"its `get` returned {resource!r:.200}",
+                seen=f"its `get` returned {self._masked(repr(resource)):.200}",
                 fix="Return a Resource whose phase is one of TaskExecution's.",
             ) from error
         return name
 
-    async def _delete(self, meta: Any) -> None:
-        """Delete the job; what goes wrong with that must not hide why it had to be."""
-        deleting = asyncio.ensure_future(
-            self._connector.delete(resource_meta=meta, **self._secrets)
-        )
-        try:
-            async with asyncio.timeout(_DELETION):
-                await asyncio.shield(deleting)
-            self._view.end("DELETED")
-        except Exception as error:  # noqa: BLE001 - it is the service's, or the user's code
-            self._view.end(f"not deleted ({one_line(error)})")
-        finally:
-            deleting.cancel()
+    async def _delete(self) -> bool:
+        """Delete the job, and tell whether that was done.
 
-    async def _said(self, verb: str, answer: Awaitable[_T]) -> _T:
-        """Return what a method of the connector returned; say in one line what it raised."""
+        What goes wrong with it must not hide why it had to be.
+        """
+        deleting = asyncio.ensure_future(
+            self._said(
+                "delete", self._connector.delete(resource_meta=self._meta, **self._secrets), True
+            )
+        )
+        done = bool(await _seen_through(deleting))
+        with contextlib.suppress(Exception):
+            self._forget_connections()
+            self._view.end("DELETED" if done else self._not_deleted(deleting))
+        return done
+
+    def _not_deleted(self, deleting: asyncio.Future[Any]) -> str:
+        error = None if deleting.cancelled() else deleting.exception()
+        return f"not deleted: {error or f'the service took more than {_PATIENCE:g} s'}"
+
+    def _forget_connections(self) -> None:
+        """Have nothing cached by the connector's module: `delete` may have closed what it used."""
+        for kind in type(self._connector).__mro__:
+            for value in vars(sys.modules.get(kind.__module__, object)).values():
+                clear = getattr(value, "cache_clear", None)
+                if callable(clear):
+                    clear()
+
+    async def _said(self, verb: str, answer: Awaitable[_T], instead: Any = None) -> _T:
+        """Return what a method of the connector returned; say in one line what it raised.
+
+        Parameters
+        ----------
+        verb
+            The method.
+        answer
+            What it is going to return.
+        instead
+            What to return where it returns None.
+        """
         try:
-            return await answer
-        except ConnectorError:
-            raise
+            value = await answer
         except Exception as error:
-            raise ConnectorError(
+            what = self._masked(one_line(error))
+            raise ServiceError(
                 f"{verb!r} of {self._connector.name} failed",
-                seen=f"{one_line(error)}{_where(error, self._connector)}",
+                seen=f"{what}{_where(error, self._connector)}",
             ) from error
+        return instead if value is None else value
+
+    def _masked(self, text: str) -> str:
+        """Return a text without values of secrets."""
+        for value in filter(None, self._secrets.values()):
+            text = text.replace(value, "****")
+        return text
 
     def _values_of_secrets(self) -> dict[str, str]:
         values = {}
@@ -165,6 +221,23 @@ class Job:
                 )
             values[name] = value
         return values
+
+
+async def _seen_through(future: asyncio.Future[_T]) -> _T | None:
+    """Return what a future gives, although whoever waits is stopped, and stopped again.
+
+    None if it gives nothing: it fails, or takes longer than the patience there is.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _PATIENCE
+    while not future.done() and (left := end - loop.time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+            await asyncio.wait({future}, timeout=left)
+    if not future.done():
+        future.cancel()
+    if not future.done() or future.cancelled() or future.exception() is not None:
+        return None
+    return future.result()
 
 
 def _where(error: Exception, connector: Any) -> str:

@@ -8,6 +8,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ def main() -> None:
     """Run as ``python -m flyte_jupyter.driver.connectors.keeper_process FD``."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     with contextlib.suppress(OSError):  # a name for `ps`, where that is how it is given
         Path("/proc/self/comm").write_text("flyte:keeper")
     jobs: dict[int, bytes] = {}
@@ -26,38 +29,39 @@ def main() -> None:
         for kind, content in _messages(sock):
             if kind == "place":
                 folder, path = content
-                os.chdir(folder)
                 sys.path[:] = path
+                with contextlib.suppress(OSError):
+                    os.chdir(folder)
             elif kind == "keep":
                 jobs[content[0]] = content[1]
-            else:
+            elif kind == "release":
                 jobs.pop(content, None)
     signal.alarm(LIFE)  # whatever happens from here on, it is short
-    if jobs:
-        _delete(list(jobs.values()))
+    threads = [threading.Thread(target=_delete, args=(job,)) for job in jobs.values()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     os._exit(0)
 
 
 def _messages(sock: socket.socket) -> Iterator[tuple[str, Any]]:
+    """Yield what the driver says; what it was killed in the middle of does not count."""
     with sock.makefile("rb") as stream:
         while len(head := stream.read(8)) == 8:
-            data = stream.read(int.from_bytes(head, "little"))
+            size = int.from_bytes(head, "little")
+            data = stream.read(size)
+            if len(data) < size:
+                return
             yield pickle.loads(data)
 
 
-def _delete(jobs: list[bytes]) -> None:
+def _delete(job: bytes) -> None:
     import asyncio
 
-    async def delete(job: bytes) -> None:
-        connector, meta, secrets = pickle.loads(job)
-        await connector.delete(resource_meta=meta, **secrets)
-
-    async def delete_all() -> None:
-        results = await asyncio.gather(*map(delete, jobs), return_exceptions=True)
-        for error in filter(None, results):
-            print(f"a job was not deleted: {error!r}", file=sys.stderr, flush=True)
-
-    asyncio.run(delete_all())
+    known, meta = pickle.loads(job)
+    connector, secrets = pickle.loads(known)
+    asyncio.run(connector.delete(resource_meta=meta, **secrets))
 
 
 if __name__ == "__main__":

@@ -58,4 +58,11 @@ async def run(
     job = Job(connector, task.short_name, template, view, keeper)
     inputs = task.native_interface.convert_to_kwargs(*args, **kwargs)
     resource = await job.run(inputs, context.raw_data_path.path)
-    return await outputs.native(task, resource.outputs)
+    try:
+        return await outputs.native(task, resource.outputs)
+    except ConnectorError:
+        raise
+    except Exception as error:
+        raise ConnectorError(
+            f"outputs of {task.short_name} cannot be read", seen=one_line(error)
+        ) from error

@@ -13,9 +13,11 @@ import hmac
 import json
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,32 +34,40 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     fd, kernel = int(sys.argv[1]), int(sys.argv[2])
     with socket.socket(fileno=fd) as sock:
-        asyncio.run(_serve(sock, kernel))
+        order = _received(sock)
+        # Not on the loop, where a connector may block: it ends with the kernel whatever that does.
+        threading.Thread(target=_end_with, args=(sock, kernel), daemon=True).start()
+        asyncio.run(_serve(sock, order))
+    os._exit(1)
 
 
-async def _serve(sock: socket.socket, kernel: int) -> None:
-    reader, writer = await asyncio.open_connection(sock=sock)
-    order: dict[str, Any] = pickle.loads(await reader.readexactly(await _size(reader)))
-    os.chdir(order["cwd"])
+def _received(sock: socket.socket) -> dict[str, Any]:
+    with sock.makefile("rb") as stream:
+        order: dict[str, Any] = pickle.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return order
+
+
+def _end_with(sock: socket.socket, kernel: int) -> None:
+    """End this process when the kernel closes its end of the channel, or is gone."""
+    while os.getppid() == kernel:
+        readable, _, _ = select.select([sock], [], [], _LOOK)
+        if readable and not sock.recv(1):
+            break
+    os._exit(0)
+
+
+async def _serve(sock: socket.socket, order: dict[str, Any]) -> None:
     sys.path[:] = order["path"]
+    with contextlib.suppress(OSError):
+        os.chdir(order["cwd"])
     try:
         server, port = await _started(order["connectors"], order["port"], order["token"])
         answer = {"port": port, "types": [c.task_type_name for c in registered()]}
     except Exception as error:  # noqa: BLE001 - who asked for it says it
         answer = {"error": f"{type(error).__name__}: {error}"}
-    writer.write(json.dumps(answer).encode() + b"\n")
-    await writer.drain()
-    if "error" in answer:
-        return
-    gone = asyncio.ensure_future(reader.read())  # until the kernel closes its end, or is gone
-    while not gone.done() and os.getppid() == kernel:
-        await asyncio.wait([gone], timeout=_LOOK)
-    with contextlib.suppress(Exception):
-        await server.stop(grace=0.5)
-
-
-async def _size(reader: asyncio.StreamReader) -> int:
-    return int.from_bytes(await reader.readexactly(8), "little")
+    sock.sendall(json.dumps(answer).encode() + b"\n")
+    if "error" not in answer:
+        await server.wait_for_termination()
 
 
 async def _started(connectors: bytes, port: int, token: str) -> tuple[Any, int]:
@@ -66,8 +76,10 @@ async def _started(connectors: bytes, port: int, token: str) -> tuple[Any, int]:
 
     load_installed()
     if connectors:
-        register(pickle.loads(connectors))
-    server = grpc.aio.server(interceptors=[_token_wanted(grpc, token)])
+        register(pickle.loads(each.data) for each in pickle.loads(connectors) if each.data)
+    # Else another server could listen on the same port, and be asked in the place of this one.
+    options = [("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(interceptors=[_token_wanted(grpc, token)], options=options)
     names = add_services(server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

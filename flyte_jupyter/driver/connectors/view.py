@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Callable
 from typing import Any
 
 from IPython.core.getipython import get_ipython
+
+from flyte_jupyter.secret_names import holds_secret
 
 _COLOURS = {"SUCCEEDED": "#2e7d32", "RUNNING": "#1565c0", "FAILED": "#c62828", "ABORTED": "#c62828"}
 
@@ -27,7 +30,7 @@ class JobView:
         self._shown = ""
         self._links: dict[str, str] = {}
 
-    def show(self, phase: str, resource: Any) -> None:
+    def show(self, phase: str, resource: Any, masked: Callable[[str], str] = str) -> None:
         """Show what a connector said.
 
         Parameters
@@ -36,10 +39,18 @@ class JobView:
             Name of the job's phase.
         resource
             A `flyte.connectors.Resource`. What it does not repeat of its links stays.
+        masked
+            Takes values of secrets out of a text.
         """
         for link in resource.log_links or ():
             self._links[link.name or link.uri] = link.uri
-        self._publish(self._text(phase, resource), self._html(phase, resource))
+        message = masked(str(resource.message or ""))
+        info = _without_secrets(resource.custom_info or {})
+        text, pretty = masked(_as_json(info)), masked(_as_json(info, indent=2))
+        self._publish(
+            "  ".join(self._parts(phase, message, text if info else "")),
+            self._html(phase, message, pretty if info else ""),
+        )
 
     def end(self, phase: str) -> None:
         """Show how it ended, if it was shown."""
@@ -47,26 +58,20 @@ class JobView:
             text = f"{self._name}: {phase}"
             self._publish(text, f"{self._title(phase)} {self._anchors()}")
 
-    def _text(self, phase: str, resource: Any) -> str:
-        parts = [f"{self._name}: {phase}"]
-        if resource.message:
-            parts.append(str(resource.message))
-        if resource.custom_info:
-            parts.append(_as_json(resource.custom_info))
-        parts += [f"{name}: {uri}" for name, uri in self._links.items()]
-        return "  ".join(parts)
+    def _parts(self, phase: str, message: str, info: str) -> list[str]:
+        links = [f"{name}: {uri}" for name, uri in self._links.items()]
+        return [f"{self._name}: {phase}", *filter(None, [message, info]), *links]
 
     def _title(self, phase: str) -> str:
         colour = _COLOURS.get(phase, "#757575")
-        return f"<b>{html.escape(self._name)}</b> <span style='color: {colour}'>{phase}</span>"
+        name, phase = html.escape(self._name), html.escape(phase)
+        return f"<b>{name}</b> <span style='color: {colour}'>{phase}</span>"
 
-    def _html(self, phase: str, resource: Any) -> str:
-        lines = [f"{self._title(phase)} {html.escape(str(resource.message or ''))}"]
-        if self._links:
-            lines.append(self._anchors())
-        if resource.custom_info:
-            lines.append(f"<pre>{html.escape(_as_json(resource.custom_info, indent=2))}</pre>")
-        return "<br>".join(lines)
+    def _html(self, phase: str, message: str, info: str) -> str:
+        lines = [f"{self._title(phase)} {html.escape(message)}", self._anchors()]
+        if info:
+            lines.append(f"<pre>{html.escape(info)}</pre>")
+        return "<br>".join(filter(None, lines))
 
     def _anchors(self) -> str:
         return " ".join(
@@ -90,3 +95,11 @@ class JobView:
 
 def _as_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, default=str)
+
+
+def _without_secrets(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_secrets(each, str(key)) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(each, name) for each in value]
+    return "****" if holds_secret(name, value) else value

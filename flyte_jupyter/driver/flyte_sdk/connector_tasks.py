@@ -9,11 +9,15 @@ used here, and contract tests fail loudly when a new SDK changes one of them:
 
 from __future__ import annotations
 
+import functools
 import inspect
+import pickle
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
+
+from flyte_jupyter.errors import ConnectorError
 
 _CONNECTORS = "flyte.connectors"
 
@@ -55,10 +59,59 @@ def register(connectors: Iterable[Any]) -> None:
         ConnectorRegistry.register(connector, override=True)
 
 
-def connector_for(task: Any) -> Any:
-    """Return the connector for a task; None if there is none."""
+class Travelling(NamedTuple):
+    """A connector of the notebook on its way to a driver."""
+
+    task_type: str
+    version: int
+    data: bytes
+    """It, pickled; empty if that is not possible."""
+    problem: str
+    """Why not."""
+
+
+_learned: dict[tuple[str, int], Travelling] = {}
+
+
+def learn(connectors: Iterable[Travelling]) -> None:
+    """Know the connectors of the notebook, as they are now, before those that are registered."""
+    _learned.clear()
+    _learned.update({(each.task_type, each.version): each for each in connectors})
+
+
+def let_register_again() -> None:
+    """Have a connector replace itself when a cell or a module that registers it is run again."""
     from flyte.connectors import ConnectorRegistry
 
+    if hasattr(ConnectorRegistry.register, "__wrapped__"):
+        return
+    before = ConnectorRegistry.register
+
+    @functools.wraps(before)
+    def register_again(connector: Any, override: bool = True) -> None:
+        before(connector, override=override)
+
+    ConnectorRegistry.register = staticmethod(register_again)  # type: ignore[method-assign]
+
+
+def connector_for(task: Any) -> Any:
+    """Return the connector for a task; None if there is none.
+
+    Raises
+    ------
+    ConnectorError
+        It is the notebook's, and cannot be brought here.
+    """
+    from flyte.connectors import ConnectorRegistry
+
+    if found := _learned.get((task.task_type, task.task_type_version)):
+        if found.data:
+            return pickle.loads(found.data)
+        raise ConnectorError(
+            f"the connector of tasks of type {task.task_type!r} cannot be used",
+            seen=found.problem,
+            fix="Its class is made without arguments and pickled; make clients in its methods.",
+        )
     try:
         return ConnectorRegistry.get_connector(task.task_type, task.task_type_version)
     except ValueError:

@@ -37,9 +37,10 @@ class DatabricksEngine:
 
     def configure(self, options: Mapping[str, str]) -> NoReturn:
         """Refuse: what Databricks needs to know is no matter of a line."""
-        del options
         raise UsageError(
-            "a Databricks environment is declared in Python",
+            f"Databricks has no option --{min(options)}"
+            if options
+            else "a Databricks environment is declared in Python",
             fix="Write flyte.TaskEnvironment(name=..., plugin_config=Databricks(...)).",
         )
 

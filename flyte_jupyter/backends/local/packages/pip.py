@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -24,6 +24,8 @@ from flyte_jupyter.errors import ImageError
 Progress: TypeAlias = Callable[[str], None]
 """Called with what is being done, a few words each time."""
 
+_PRIVATE = {"-i", "--index-url", "--extra-index-url", "-f", "--find-links"}
+"""Options that have an address."""
 _STEPS = ("Collecting", "Downloading", "Processing", "Building", "Installing", "Cloning")
 _LEAST = Version("22.3")
 """The first pip that installs for another Python."""
@@ -62,6 +64,7 @@ class Environment:
         ImageError
             Neither the kernel nor Python itself has a pip.
         """
+        self.path.mkdir(mode=0o700)  # what is asked for lies there, with passwords of indexes
         venv.EnvBuilder(symlinks=True).create(self.path)
         (self.packages / "_kernel.pth").write_text(_lines(kernel.folders()))
         if not has_pip():
@@ -97,7 +100,8 @@ class Environment:
         constraints, asked = self.path / "constraints.txt", self.path / "asked.txt"
         constraints.write_text(_lines(f"{name}=={version}" for name, version in keep.items()))
         # In a file, for a command line anybody can read, and an index may have a password.
-        asked.write_text(_lines(_asked(layer)))
+        private, words = _divided(layer.arguments)
+        asked.write_text(_lines([*private, *_asked(layer)]))
         options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
         command = [
             *(self._pip()),
@@ -105,7 +109,7 @@ class Environment:
             *options,
             "--constraint",
             str(constraints),
-            *layer.arguments,
+            *words,
             "--requirement",
             str(asked),
         ]
@@ -149,6 +153,20 @@ def _asked(layer: PackageLayer) -> list[str]:
     lines += [f"--extra-index-url {each}" for each in further]
     lines += [f"--requirement {file}" for file in layer.files]
     return [*lines, *layer.requirements]
+
+
+def _divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide options into lines of a file, where an address may have a password, and words."""
+    lines, left, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.partition("=")[0] not in _PRIVATE:
+            left.append(word)
+        elif "=" in word or not rest:
+            lines.append(word)
+        else:
+            lines.append(f"{word} {rest.pop(0)}")
+    return lines, left
 
 
 def _lines(lines: Iterable[str]) -> str:

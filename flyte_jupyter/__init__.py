@@ -7,6 +7,7 @@ test, `session` gives the same without magics.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flyte_jupyter.errors import (
@@ -60,6 +61,7 @@ __all__ = [
     "run",
     "session",
     "unload_ipython_extension",
+    "with_runcontext",
 ]
 
 _LAZY = {
@@ -104,6 +106,30 @@ def run(task: Any, /, *args: Any, **kwargs: Any) -> Run:
     from flyte_jupyter.sessions.notebook import call
 
     return call(task, args, kwargs)
+
+
+class RunContext:
+    """What `with_runcontext` gives: its `run` is the function `run`, in that context."""
+
+    def __init__(self, custom_context: Mapping[str, str] | None = None) -> None:
+        self._context = dict(custom_context or {})
+
+    def run(self, task: Any, /, *args: Any, **kwargs: Any) -> Run:
+        """Call a task function on its environment's cluster; `flyte_jupyter.run` says more."""
+        from flyte_jupyter.sessions.notebook import call
+
+        return call(task, args, kwargs, self._context)
+
+
+def with_runcontext(custom_context: Mapping[str, str] | None = None) -> RunContext:
+    """Call task functions in a context, as `flyte.with_runcontext` does.
+
+    Parameters
+    ----------
+    custom_context
+        What `flyte.get_custom_context` gives in the task and in the tasks that it calls.
+    """
+    return RunContext(custom_context)
 
 
 def register_engine(engine: Any) -> None:

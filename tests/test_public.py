@@ -35,6 +35,7 @@ PUBLIC = [
     "run",
     "session",
     "unload_ipython_extension",
+    "with_runcontext",
 ]
 HEAVY = {
     "dask",

@@ -14,10 +14,10 @@ import threading
 import types
 from asyncio.events import _set_running_loop
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from flyte_jupyter.driver.flyte_sdk.connector_tasks import is_connector_task, is_function
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import is_connector_task
 from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.shell import DriverShell, Interruptible, interruptible_code
 from flyte_jupyter.errors import ConnectorError, UsageError
@@ -45,6 +45,11 @@ class Call:
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     connector: Any = None
+    function: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        # While it is called, the task has another body.
+        object.__setattr__(self, "function", getattr(self.task, "func", None))
 
     async def perform(
         self, shell: DriverShell, namespace: dict[str, Any], inside: Inside = contextlib.nullcontext
@@ -69,9 +74,9 @@ class Call:
             with inside():
                 namespace[RESULT] = await self._value()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
-            if isinstance(error, ConnectorError) and not is_function(self.task):
+            if isinstance(error, ConnectorError) and self.function is None:
                 return Ending(error, error._render_traceback_())  # no line of it is the caller's
-            trace = _own_frames(error.__traceback__, getattr(self.task, "func", None))
+            trace = _own_frames(error.__traceback__, self.function)
             lines = shell.InteractiveTB.structured_traceback(type(error), error, trace)
             return Ending(error, list(lines))
         finally:
@@ -84,7 +89,7 @@ class Call:
     async def _value(self) -> Any:
         if Interruptible.pending and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
-        function = getattr(self.task, "func", None)
+        function = self.function
         if function is None and is_connector_task(self.task):
             from flyte_jupyter.driver.connectors.running import run
 
@@ -92,7 +97,7 @@ class Call:
         function = function or self.task.execute
         if inspect.iscoroutinefunction(function):
             return await function(*self.args, **self.kwargs)
-        with _no_loop():
+        with no_loop():
             return self._awaited(function(*self.args, **self.kwargs))
 
     def _awaited(self, value: Any) -> Any:
@@ -108,7 +113,7 @@ class Call:
 
 
 @contextlib.contextmanager
-def _no_loop() -> Iterator[None]:
+def no_loop() -> Iterator[None]:
     """Hide from this thread that a loop runs in it, and which of its tasks does."""
     loop = asyncio.get_running_loop()
     # Python 3.14 lets a thread be in one task, of whatever loop; those before in one of each loop.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from flyte_jupyter.driver import shell
 from flyte_jupyter.driver.flyte_sdk import context as flyte_context
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import learn, let_register_again
 from flyte_jupyter.driver.functions import RESULT, Call, Inside
+from flyte_jupyter.driver.links import show_links
 from flyte_jupyter.driver.replies import Ending, meant
 from flyte_jupyter.driver.shell import DriverShell
 from flyte_jupyter.driver.wire import TaskRequest
@@ -70,14 +71,16 @@ async def perform(
     request, inputs = work.request, work.inputs
     _learn_connectors(work.declaration["connectors"])
     outcome: list[Ending] = []
-    arguments: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
+    calling = flyte_context.Calling()
     if request["call"]:
         connector = inputs.get("connector")
         call = Call(inputs["task"], inputs["args"], inputs["kwargs"], connector)
-        arguments = (call.args, call.kwargs)
+        calling = flyte_context.Calling(call.args, call.kwargs, inputs.get("context") or {})
 
         async def called(*args: Any, **kwargs: Any) -> Any:
             del args, kwargs
+            if call.task.links:
+                show_links(call.task)
             outcome.append(await call.perform(ipython, namespace, inside))
             if outcome[0].error is not None:
                 raise _Failed
@@ -95,7 +98,7 @@ async def perform(
         declared = work.declaration
         task = flyte_context.build_task(declared["name"], declared["config"], ran)
     with contextlib.suppress(_Failed):
-        await flyte_context.run_task(task, request["run"], work.folder, *arguments)
+        await flyte_context.run_task(task, request["run"], work.folder, calling)
     return outcome[0] if outcome else Ending()
 
 

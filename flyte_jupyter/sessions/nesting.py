@@ -186,8 +186,7 @@ class Nesting:
         )
         cells = self._parent.run.task.cells
         task = as_run(values["task"], values["args"], values["kwargs"], cells)
-        if "connector" in values:
-            task = replace(task, values={**task.values, "connector": values["connector"]})
+        task = replace(task, values={**values, **task.values})
         run, child = await self._runs.recall(self._parent, environment, task)
         if child is not None:
             self._begin(name, child)

@@ -15,7 +15,12 @@ from flyte_jupyter.sessions.runs import Run
 from flyte_jupyter.sessions.session import Session, session
 
 
-def call(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+def call(
+    task: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    context: Mapping[str, str] | None = None,
+) -> Run:
     """Call a task function; `flyte_jupyter.run` says more."""
     if MARK in os.environ:
         raise UsageError(
@@ -23,8 +28,8 @@ def call(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
         )
     shell = get_ipython()
     if shell is None:
-        return session().run(task, args, kwargs)
+        return session().run(task, args, kwargs, context=context)
     loaded: Any = getattr(shell, "_flyte_jupyter", None)
     owner: Session = loaded.session if loaded else session()
     cells = dict(getattr(shell.compile, "_filename_map", {}))
-    return owner.run(task, args, kwargs, sink=NotebookSink(shell), cells=cells)
+    return owner.run(task, args, kwargs, sink=NotebookSink(shell), cells=cells, context=context)

@@ -13,6 +13,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_jupyter.cells.local_modules import LocalModules
@@ -361,6 +362,7 @@ class Session:
         *,
         sink: Sink | None = None,
         cells: Mapping[str, int] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Run:
         """Call a task function on its environment's cluster, which is started if there is none.
 
@@ -374,6 +376,8 @@ class Session:
             Where its output goes; this process's own streams by default.
         cells
             The notebook's cells, as `CellTask` has them.
+        context
+            What `flyte.get_custom_context` gives in it and in what it calls.
 
         Returns
         -------
@@ -390,6 +394,8 @@ class Session:
             An argument cannot be pickled; nothing has been started then.
         """
         task = functions.as_run(function, args, kwargs or {}, cells or {})
+        if context:
+            task = replace(task, values={**task.values, "context": dict(context)})
         declared = functions.environment_of(function, self.namespace, self.declared)
         return self.submit(declared, task, sink=sink)
 

@@ -54,7 +54,7 @@ async def run(
         raise ConnectorError(
             f"{task.short_name} cannot be described to its connector", seen=one_line(error)
         ) from error
-    view = JobView(task.short_name, context.action.run_name)
+    view = JobView(task.short_name, context.action.name)
     job = Job(connector, task.short_name, template, view, keeper)
     inputs = task.native_interface.convert_to_kwargs(*args, **kwargs)
     resource = await job.run(inputs, context.raw_data_path.path)

@@ -22,6 +22,7 @@ from flyte_jupyter.driver.flyte_sdk.connector_tasks import (
     is_function,
     with_typed_inputs,
 )
+from flyte_jupyter.driver.functions import no_loop
 
 
 def behave_as_on_a_cluster() -> None:
@@ -76,6 +77,11 @@ def _unwrapped(call: Any) -> Any:
         if is_connector_task(self):
             self = _callable_here(with_typed_inputs(self))
         try:
+            if self._call_as_synchronous and flyte.ctx() is not None and _in_loop():
+                # The SDK refuses, for its controller needs that loop; here the answer comes by
+                # another thread. The loop stands still meanwhile, as with whatever blocks in it.
+                with no_loop():
+                    return call(self, *args, **kwargs)
             return call(self, *args, **kwargs)
         except RuntimeUserError as error:
             cause = error.__cause__
@@ -88,11 +94,15 @@ def _unwrapped(call: Any) -> Any:
 
 def _callable_here(task: Any) -> Any:
     """Return a connector's task as it is to be called: it is as much plain as it is async."""
-    if is_function(task):
-        return task
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not is_function(task) and not _in_loop():
         task = copy.copy(task)
         task._call_as_synchronous = True
     return task
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

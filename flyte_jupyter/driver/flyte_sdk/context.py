@@ -16,6 +16,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ from flyte.extend import AsyncFunctionTaskTemplate, TaskPluginRegistry
 from flyte.models import ActionID, CheckpointPaths, NativeInterface, RawDataPath, TaskContext
 
 from flyte_jupyter.driver.flyte_sdk.reports import LiveReport
+
+
+@dataclass(frozen=True)
+class Calling:
+    """What a task is called with.
+
+    Parameters
+    ----------
+    args, kwargs
+        Its arguments.
+    context
+        What `flyte.get_custom_context` gives there, and in what it calls.
+    """
+
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 def _stop_background_loop() -> None:
@@ -53,12 +71,31 @@ def preload() -> None:
 def current_run() -> str:
     """Return the name of the run in whose context this is called; empty if there is none."""
     context = current_task_context()
-    return (context.action.run_name or "") if context else ""
+    return (context.action.name or "") if context else ""
 
 
 def current_task_context() -> Any:
     """Return the task context in which this is called; None if there is none."""
     return internal_ctx().data.task_context
+
+
+def links_of(task: Any) -> list[tuple[str, str]]:
+    """Return the links that the present task declares: a name and an address each."""
+    found, context = [], current_task_context()
+    for link in task.links:
+        with contextlib.suppress(Exception):  # it is decoration, by anybody's code
+            uri = link.get_link(
+                run_name=context.action.run_name,
+                project="",
+                domain="",
+                context=context.custom_context,
+                parent_action_name=context.action.name,
+                action_name=context.action.name,
+                pod_name="",
+            )
+            if uri.startswith(("https://", "http://")):
+                found.append((link.name, uri))
+    return found
 
 
 def use_controller(controller: Any) -> None:
@@ -99,6 +136,11 @@ def with_body(task: Any, body: Callable[..., Awaitable[Any]], *, plain: bool) ->
     plain
         Whether no plugin is to have a part in it.
     """
+    if isinstance(task, AsyncFunctionTaskTemplate) and "execute" in vars(task):
+        # A decorator has put something around it, and knows this very object; it is this call's
+        # alone, for it came with it.
+        task.func = body
+        return task
     if plain or not isinstance(task, AsyncFunctionTaskTemplate):
         return build_task(task.name, None, body)
     made = copy.copy(task)
@@ -110,8 +152,7 @@ async def run_task(
     task: AsyncFunctionTaskTemplate[Any, Any, Any],
     run: str,
     folder: Path,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    call: Calling | None = None,
 ) -> None:
     """Execute a task on the calling thread, under a task context of its own.
 
@@ -123,9 +164,10 @@ async def run_task(
         Name of the run; it becomes that of the Flyte action.
     folder
         Where files of the run go; it is made when the first one is written.
-    args, kwargs
+    call
         What the task is called with.
     """
+    call = call or Calling()
     if _ControllerState.controller is None:
         create_controller("local")  # nested tasks are submitted to it
     base = folder / run
@@ -133,7 +175,9 @@ async def run_task(
         (base / "checkpoint").replace(base / "checkpoint-before")
     report = LiveReport(task.name, run, base / "out")
     context = TaskContext(
-        action=ActionID(name=run, run_name=run),
+        # What is made of it outside, such as a run of an experiment tracker, is to be told from
+        # that of another session.
+        action=ActionID(name=run, run_name=f"{run}-{folder.parent.name[-8:]}"),
         version="na",
         raw_data_path=RawDataPath(path=str(base / "raw")),
         output_path=str(base / "out"),
@@ -144,9 +188,10 @@ async def run_task(
             checkpoint_path=str(base / "checkpoint"),
         ),
         mode="local",
+        custom_context=dict(call.context),
     )
     with internal_ctx().replace_task_context(context):
         try:
-            await task.execute(*args, **(kwargs or {}))
+            await task.execute(*call.args, **call.kwargs)
         finally:
             report.show()

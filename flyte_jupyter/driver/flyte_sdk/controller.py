@@ -19,7 +19,7 @@ from flyte._internal.controllers._local_controller import LocalController
 
 from flyte_jupyter.driver import wire
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import connector_for, is_connector_task
-from flyte_jupyter.driver.flyte_sdk.context import current_run
+from flyte_jupyter.driver.flyte_sdk.context import current_run, current_task_context
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.wire import TaskReply
@@ -79,6 +79,8 @@ class NotebookController(LocalController):
         values = {"task": _task, "args": args, "kwargs": kwargs}
         if is_connector_task(_task):
             values["connector"] = connector_for(_task)
+        if context := current_task_context().custom_context:
+            values["context"] = dict(context)
         parcel = transfer.pack(values, folder=kernel.folder)
         pending = _Pending(lambda: self._say(run, {"cancel": name}))
         with self._lock:

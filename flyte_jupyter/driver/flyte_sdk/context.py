@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import flyte
 import flyte.syncify
@@ -93,7 +94,9 @@ def links_of(task: Any) -> list[tuple[str, str]]:
                 action_name=context.action.name,
                 pod_name="",
             )
-            if uri.startswith(("https://", "http://")):
+            address = urlsplit(uri)
+            # Of a link that does not know where to lead only the host is left.
+            if address.scheme in ("http", "https") and address.path.strip("/"):
                 found.append((link.name, uri))
     return found
 

@@ -14,10 +14,10 @@ from flyte_jupyter.errors import EnvironmentNotFound
 from flyte_jupyter.images.recipe import is_image
 from flyte_jupyter.sessions import Session
 from flyte_jupyter.sessions.clusters import Cluster
-from flyte_jupyter.sessions.environments import declared_in, find
+from flyte_jupyter.sessions.environments import Environment, declared_in, find
 from flyte_jupyter.sessions.scaling import scalable_roles
 
-_NO_ENVIRONMENT = {"runs", "doctor", "connectors"}
+_NO_ENVIRONMENT = {"runs", "doctor", "connectors", "secret"}
 
 
 def completions(session: Session, line: str, symbol: str) -> list[str]:
@@ -146,6 +146,9 @@ def _values(session: Session, verb: str, before: _Before) -> Iterable[str]:
 def _words_of(session: Session, verb: str, given: list[str]) -> Iterable[str]:
     """Return what may stand in the next place that is no option's."""
     if verb in _NO_ENVIRONMENT:
+        if verb == "secret" and not given:
+            declared = [value for _, value in declared_in(session.namespace)]
+            return [secret.key for each in declared for secret in Environment.of(each).secrets()]
         if verb != "connectors" or len(given) > 1 or (given and given[0] != "show"):
             return []
         return _tasks(session) if given else ["show", "serve", "stop"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from flyte_jupyter.sessions import Session
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import declared_in
 from flyte_jupyter.sessions.runs import RunRecord
+from flyte_jupyter.sessions.secret_values import whereabouts
 from flyte_jupyter.sessions.templates import described
 from flyte_jupyter.widgets.links import reachable
 from flyte_jupyter.widgets.progress import StartProgress
@@ -251,6 +253,40 @@ def _build(session: Session, options: argparse.Namespace) -> Any:
     return Table(["image", "", "builder", "time"], [row], links=links)
 
 
+def _secret_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", help="key of the secret to type; without it, list those that are asked"
+    )
+    parser.add_argument(
+        "--keyring", action="store_true", help="keep it in the system's keyring as well"
+    )
+    parser.add_argument("--forget", action="store_true", help="forget it instead")
+
+
+def _secret(session: Session, options: argparse.Namespace) -> Any:
+    if options.name is None:
+        return _list_secrets(session)
+    if options.forget:
+        known = session.secrets.forget(options.name)
+        return Table([], [], empty="It is forgotten." if known else "There was none.")
+    session.secrets.ask(options.name, getpass.getpass, keyring=options.keyring)
+    return Table([], [], empty=f"{options.name} is there for clusters that start from now on.")
+
+
+def _list_secrets(session: Session) -> Table:
+    known = {value.name: value for _, value in declared_in(session.namespace)}
+    rows = [
+        (*row, name)
+        for name, declared in {**session.declared, **known}.items()
+        for row in whereabouts(session.environment(declared), session.secrets)
+    ]
+    return Table(
+        ["secret", "variable", "found in", "environment"],
+        rows,
+        empty="No environment asks for a secret.",
+    )
+
+
 def _connectors_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
@@ -408,5 +444,6 @@ VERBS: dict[str, Verb] = {
     "connectors": Verb(
         "List connectors, or serve them by gRPC.", _connectors_arguments, _connectors
     ),
+    "secret": Verb("Type a secret, or list those that are asked for.", _secret_arguments, _secret),
     "doctor": Verb("Check this machine and say what is missing.", _nothing, _doctor),
 }

@@ -18,6 +18,7 @@ from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.engines.engine import ClusterSpec, Role
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment
+from flyte_jupyter.sessions.secret_store import SecretStore
 from flyte_jupyter.sessions.secret_values import resolve_secrets, secret_names
 
 Preparing: TypeAlias = Callable[[str], AbstractContextManager[Callable[[str], None]]]
@@ -47,6 +48,7 @@ class Provisioner:
     def __init__(self, config: FlyteJupyter, report: Callable[[str], None]) -> None:
         self.clusters: dict[str, Cluster] = {}
         self._config, self._report = config, report
+        self.secrets = SecretStore()
         self._backend: Backend | None = None
         self._by_id: dict[str, Cluster] = {}
         self.preparing: Preparing = _unseen
@@ -151,7 +153,7 @@ class Provisioner:
         return asked
 
     def _secrets(self, environment: Environment) -> dict[str, str]:
-        return resolve_secrets(environment, self._config.secret_resolver)
+        return resolve_secrets(environment, self._config.secret_resolver, self.secrets)
 
     def _on_status(self, name: str, status: ClusterStatus) -> None:
         if cluster := self._by_id.get(name):

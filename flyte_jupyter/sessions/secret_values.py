@@ -16,6 +16,7 @@ from typing import Any
 
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.sessions.environments import Environment
+from flyte_jupyter.sessions.secret_store import SecretStore
 
 
 def secret_names(environment: Environment) -> dict[str, str]:
@@ -23,12 +24,15 @@ def secret_names(environment: Environment) -> dict[str, str]:
     return {variable: repr(secret) for variable, secret in _by_variable(environment).items()}
 
 
-def resolve_secrets(environment: Environment, resolver: str) -> dict[str, str]:
+def resolve_secrets(
+    environment: Environment, resolver: str, store: SecretStore | None = None
+) -> dict[str, str]:
     """Find the values of an environment's secrets, by the variable that each is to be in.
 
     Each is looked up among the notebook's own environment variables, under the name that it will
-    have in the task and under its key; then the resolver is asked. That is the user's code, which
-    may take its time and may be interrupted: call this where that does no harm.
+    have in the task and under its key; then among those typed into this session and those in the
+    keyring; then the resolver is asked. That is the user's code, which may take its time and may be
+    interrupted: call this where that does no harm.
 
     Parameters
     ----------
@@ -36,6 +40,8 @@ def resolve_secrets(environment: Environment, resolver: str) -> dict[str, str]:
         Whose secrets.
     resolver
         ``module:function``, called with group and key; empty for none.
+    store
+        The session's own.
 
     Raises
     ------
@@ -45,14 +51,16 @@ def resolve_secrets(environment: Environment, resolver: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for variable, secret in _by_variable(environment).items():
         value = _from_notebook(secret)
+        if value is None and store and (found := store.find(_names(secret))):
+            value = found[0]
         if value is None and resolver:
             value = _ask(resolver, secret, environment.name)
         if value is None:
             raise UsageError(
                 f"the secret {secret.key!r} of {environment.name} has no value",
                 seen=f"{resolver} returned None" if resolver else "",
-                fix=f"Set {variable} in the notebook's environment, "
-                "or configure FlyteJupyter.secret_resolver.",
+                fix=f"Set {variable} in the notebook's environment, type it with %flyte secret "
+                f"{secret.key}, or configure FlyteJupyter.secret_resolver.",
             )
         values[variable] = value
     return values
@@ -63,8 +71,24 @@ def _by_variable(environment: Environment) -> dict[str, Any]:
 
 
 def _from_notebook(secret: Any) -> str | None:
-    names = [secret.as_env_var, secret.key, secret.key.replace("-", "_").upper()]
-    return next((os.environ[name] for name in names if name in os.environ), None)
+    return next((os.environ[name] for name in _names(secret) if name in os.environ), None)
+
+
+def _names(secret: Any) -> list[str]:
+    return [secret.as_env_var, secret.key, secret.key.replace("-", "_").upper()]
+
+
+def whereabouts(environment: Environment, store: SecretStore) -> list[tuple[str, str, str]]:
+    """Return each secret of an environment, the variable that it goes to, and where it is found."""
+    found = []
+    for variable, secret in _by_variable(environment).items():
+        if _from_notebook(secret) is not None:
+            place = "the notebook's environment"
+        else:
+            known = store.find(_names(secret))
+            place = known[1] if known else "nowhere yet"
+        found.append((secret.key, variable, place))
+    return found
 
 
 def _ask(resolver: str, secret: Any, environment: str) -> str | None:

@@ -31,6 +31,7 @@ from flyte_jupyter.sessions.nesting import declared_as
 from flyte_jupyter.sessions.provisioning import Preparing, Provisioner
 from flyte_jupyter.sessions.runner import Console, Runner
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
+from flyte_jupyter.sessions.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from flyte_jupyter.images.building import Built
@@ -143,6 +144,11 @@ class Session:
         if cluster is not None:
             return self._loop.run(self._clusters.bring_in_line(cluster, environment))
         return self._loop.run(self._clusters.start(self._clusters.new(environment)))
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The secrets that were typed into this session."""
+        return self._clusters.secrets
 
     @property
     def clusters(self) -> dict[str, Cluster]:

@@ -132,9 +132,12 @@ class Environment:
         return reasons
 
     def remarks(self) -> list[str]:
-        """Return what is to be known of the plugin config although it is honoured."""
+        """Return what is to be known of what it declares although it is honoured."""
         remarks = getattr(self.engine, "remarks", None)
-        return list(self._asked(remarks)) if remarks else []
+        known = list(self._asked(remarks)) if remarks else []
+        if self.declared.depends_on and (circle := _circle(self.declared)):
+            known.append(f"depends_on goes round in a circle: {' -> '.join(circle)}")
+        return known
 
     def _asked(self, about: Callable[[Any], _T]) -> _T:
         """Ask the engine something about the config, which nobody may have looked at yet."""
@@ -160,6 +163,21 @@ class Environment:
         asked = self.declared.secrets or []
         asked = [asked] if isinstance(asked, (str, Secret)) else asked
         return [Secret(key=s) if isinstance(s, str) else s for s in asked]
+
+
+def _circle(declared: Any) -> list[str]:
+    """Return the names of environments that depend on each other in a circle; empty if none do."""
+    waiting = [(declared, [declared.name])]
+    seen = {declared.name}
+    while waiting:
+        environment, path = waiting.pop()
+        for needed in environment.depends_on:
+            if needed.name == declared.name:
+                return [*path, needed.name]
+            if needed.name not in seen:
+                seen.add(needed.name)
+                waiting.append((needed, [*path, needed.name]))
+    return []
 
 
 def _not_honoured_of_cache(cache: Any) -> dict[str, str]:

@@ -123,3 +123,15 @@ def test_settings_of_spark_for_elsewhere_are_named_one_by_one_or_as_a_kind():
 
     assert named(namespace="x") == ["plugin_config.spark_conf['spark.kubernetes.namespace']"]
     assert named(namespace="x", a="y") == ["plugin_config.spark_conf['spark.kubernetes.*']"]
+
+
+def test_environments_that_depend_on_each_other_in_a_circle_are_named():
+    first = flyte.TaskEnvironment(name="first")
+    second = flyte.TaskEnvironment(name="second", depends_on=[first])
+    third = flyte.TaskEnvironment(name="third", depends_on=[second, first])
+    assert Environment.of(third).remarks() == []
+    first.add_dependency(third)
+    (said,) = Environment.of(first).remarks()
+    assert said == "depends_on goes round in a circle: first -> third -> first"
+    (said,) = Environment.of(second).remarks()
+    assert said.endswith("second -> first -> third -> second")

@@ -17,6 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from flyte_jupyter.driver.decorated import (
+    decorated_function,
+    is_decorated,
+    tracker_run_ended,
+)
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import is_connector_task
 from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.shell import DriverShell, Interruptible, interruptible_code
@@ -48,8 +53,10 @@ class Call:
     function: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        # While it is called, the task has another body.
-        object.__setattr__(self, "function", getattr(self.task, "func", None))
+        function = getattr(self.task, "func", None)
+        if function is not None and is_decorated(self.task):
+            function = decorated_function(self.task, self._undecorated)
+        object.__setattr__(self, "function", function)
 
     async def perform(
         self, shell: DriverShell, namespace: dict[str, Any], inside: Inside = contextlib.nullcontext
@@ -71,12 +78,12 @@ class Call:
             shell.events.trigger("pre_execute")
             shell.events.trigger("pre_run_cell", None)
         try:
-            with inside():
+            with inside(), tracker_run_ended() if self._decorated else contextlib.nullcontext():
                 namespace[RESULT] = await self._value()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
             if isinstance(error, ConnectorError) and self.function is None:
                 return Ending(error, error._render_traceback_())  # no line of it is the caller's
-            trace = _own_frames(error.__traceback__, self.function)
+            trace = _own_frames(error.__traceback__, getattr(self.task, "func", None))
             lines = shell.InteractiveTB.structured_traceback(type(error), error, trace)
             return Ending(error, list(lines))
         finally:
@@ -84,6 +91,10 @@ class Call:
                 shell.events.trigger("post_execute")  # inline figures are drawn here
                 shell.events.trigger("post_run_cell", None)
         return Ending()
+
+    @property
+    def _decorated(self) -> bool:
+        return self.function is not None and is_decorated(self.task)
 
     @interruptible_code
     async def _value(self) -> Any:
@@ -94,11 +105,18 @@ class Call:
             from flyte_jupyter.driver.connectors.running import run
 
             return await run(self.task, self.args, self.kwargs, self.connector)
-        function = function or self.task.execute
+        return await self._called(function or self.task.execute, self.args, self.kwargs)
+
+    async def _undecorated(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._called(self.task.func, args, kwargs)
+
+    async def _called(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
         if inspect.iscoroutinefunction(function):
-            return await function(*self.args, **self.kwargs)
+            return await function(*args, **kwargs)
         with no_loop():
-            return self._awaited(function(*self.args, **self.kwargs))
+            return self._awaited(function(*args, **kwargs))
 
     def _awaited(self, value: Any) -> Any:
         """Return a value that is one: who calls an async task from a plain one may forget."""

@@ -12,6 +12,7 @@ import linecache
 import signal
 import sys
 import types
+from asyncio.events import _set_running_loop
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -176,6 +177,7 @@ class Interruptible:
         """Run to the end, or raise KeyboardInterrupt."""
         # First the handler: a task that an interrupt leaves behind here would run by itself later.
         Interruptible.pending = False
+        loop = asyncio.get_running_loop()
         previous = signal.signal(signal.SIGINT, self._on_signal)
         _wakeup.begin()
         try:
@@ -188,6 +190,7 @@ class Interruptible:
                 raise KeyboardInterrupt from None
             raise
         finally:
+            _set_running_loop(loop)  # an interrupt may have struck where it was hidden
             _wakeup.end()
             signal.signal(signal.SIGINT, previous)
             Interruptible.pending = False

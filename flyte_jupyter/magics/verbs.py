@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -270,7 +271,10 @@ def _secret(session: Session, options: argparse.Namespace) -> Any:
         known = session.secrets.forget(options.name)
         return Table([], [], empty="It is forgotten." if known else "There was none.")
     session.secrets.ask(options.name, getpass.getpass, keyring=options.keyring)
-    return Table([], [], empty=f"{options.name} is there for clusters that start from now on.")
+    note = f"{options.name} is there for clusters that start from now on."
+    if {options.name, options.name.replace("-", "_").upper()} & set(os.environ):
+        note += " An environment variable of that name comes before it, though."
+    return Table([], [], empty=note)
 
 
 def _list_secrets(session: Session) -> Table:

@@ -69,7 +69,10 @@ class SecretStore:
         """Forget a secret, in the keyring too; tells whether there was one."""
         known = self._values.pop(name, None) is not None
         if (module := _keyring()) and _from_keyring(name):
-            module.delete_password(SERVICE, name)
+            try:
+                module.delete_password(SERVICE, name)
+            except Exception as error:  # noqa: BLE001 - of whatever keeps it
+                raise UsageError("the keyring keeps it", seen=type(error).__name__) from None
             known = True
         return known
 
@@ -97,9 +100,11 @@ class SecretStore:
 def _keyring() -> Any:
     if importlib.util.find_spec("keyring") is None:
         return None
-    import keyring
+    with contextlib.suppress(Exception):  # one that cannot be imported is none
+        import keyring
 
-    return keyring
+        return keyring
+    return None
 
 
 def _from_keyring(name: str) -> str | None:

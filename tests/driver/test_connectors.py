@@ -22,8 +22,9 @@ from flyte.extend import TaskTemplate
 from flyte.models import NativeInterface
 from flyteidl2.core.execution_pb2 import TaskExecution
 
-from flyte_jupyter.driver.connectors import outputs
+from flyte_jupyter.driver.connectors import keeper, outputs
 from flyte_jupyter.driver.connectors.job import Job
+from flyte_jupyter.driver.connectors.loop import run_beside
 from flyte_jupyter.driver.connectors.view import JobView
 from flyte_jupyter.driver.flyte_sdk import connector_tasks as sdk
 from flyte_jupyter.errors import ConnectorError, JobFailed, ServiceError
@@ -357,6 +358,79 @@ def test_what_is_shown_has_no_secret_and_no_markup(monkeypatch):
         assert "hush" not in str(page)
         assert "token" not in str(page)
         assert not {"<t>", "<i>", "<img>"} & set(re.findall(r"<\w+>", page["text/html"]))
+
+
+async def test_what_may_be_tried_again_has_ended_and_is_not_deleted(monkeypatch):
+    connector = Connector(said(TaskExecution.RETRYABLE_FAILED, message="preempted"))
+    with pytest.raises(ServiceError, match="preempted"):
+        await job(connector, monkeypatch).run({}, "")
+    assert connector.deleted == 0
+
+
+async def test_a_launch_that_was_stopped_is_kept_in_mind_if_it_cannot_be_deleted(monkeypatch):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Connector):
+        async def create(self, task_template, inputs=None, **kwargs):
+            begun.set()
+            await go_on.wait()
+            return Meta("job")
+
+        async def delete(self, resource_meta, **kwargs):
+            raise OSError("not now")
+
+    kept: list[Meta] = []
+    monkeypatch.setattr(Silent, "keep", lambda self, meta: kept.append(meta))
+    one = job(Slow(), monkeypatch)
+    running = asyncio.ensure_future(one.run({}, ""))
+    await begun.wait()
+    running.cancel()
+    await asyncio.sleep(0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert kept == [Meta("job")]
+    assert not one._keeper.released
+
+
+async def test_a_connector_that_blocks_keeps_no_task_waiting_and_is_not_struck():
+    import threading
+
+    release, loops = threading.Event(), []
+
+    async def blocks():
+        loops.append(asyncio.get_running_loop())
+        release.wait(30)
+        return "done"
+
+    running = asyncio.ensure_future(run_beside(blocks()))
+    await asyncio.sleep(0.05)
+    assert loops != [asyncio.get_running_loop()]
+    running.cancel()
+    await asyncio.sleep(0.05)
+    assert not running.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_what_runs_beside_gives_its_value_and_its_error():
+    async def value():
+        return 1
+
+    async def error():
+        raise KeyError("x")
+
+    assert await run_beside(value()) == 1
+    with pytest.raises(KeyError):
+        await run_beside(error())
+
+
+def test_a_keeper_that_cannot_start_is_named(monkeypatch):
+    monkeypatch.setattr(keeper, "KEEPER", "no.such.module")
+    one = keeper.Keeper()
+    with pytest.raises(ConnectorError, match="sees to the job when this driver cannot"):
+        one.pledge(Connector(), {})
 
 
 async def test_two_looks_may_fail(monkeypatch):

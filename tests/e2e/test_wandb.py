@@ -59,6 +59,34 @@ def test_a_task_has_a_run_and_what_it_calls_has_the_same(book, folder):
     assert list((folder / "wandb").glob(f"offline-run-*-{found['id']}"))
 
 
+def test_a_second_run_is_another_also_in_what_it_calls(book):
+    first = book.value("flyte_jupyter.run(train, rate=0.1).result()")
+    second = book.value("flyte_jupyter.run(train, rate=0.1).result()")
+    assert first["id"] != second["id"]
+    assert second["called"] == second["id"]
+
+
+def test_a_decorated_task_may_call_itself(book):
+    book.run(
+        "@wandb_init(project='demo')\n@env.task\nasync def down(n: int) -> int:\n"
+        "    return 0 if n == 0 else 1 + await down(n - 1)"
+    )
+    assert book.value("flyte_jupyter.run(down, 2).result()") == 2
+
+
+def test_a_decorated_plain_task_is_interrupted(book):
+    book.run(
+        "@wandb_init(project='demo')\n@env.task\ndef sleeps() -> int:\n"
+        "    import time\n    print('asleep', flush=True)\n    time.sleep(600)\n    return 1"
+    )
+    cell = book.submit("flyte_jupyter.run(sleeps).result()")
+    book.until_printed(cell, "asleep")
+    book.interrupt()
+    book.wait(cell)
+    assert cell.error.name == "KeyboardInterrupt"
+    assert book.value("flyte_jupyter.run(evaluate, 1).result() != ''")
+
+
 def test_its_link_is_below_the_cell_and_its_name_is_of_this_session(book):
     cell = book.run("flyte_jupyter.run(train, rate=0.1).result()")
     (link,) = [c for c in cell.displays if "wandb.ai" in c["text/plain"]]
@@ -105,6 +133,19 @@ def distributed() -> list:
     dist.all_gather_object(runs, run.id if run is not None else None)
     return runs
 """
+
+
+def test_one_rank_has_a_run_as_well(book):
+    pytest.importorskip("torch")
+    book.run(
+        "from flyteplugins.pytorch import Elastic\n"
+        "single = flyte.TaskEnvironment(name='single', env_vars=env.env_vars,\n"
+        "    plugin_config=Elastic(nnodes=1, nproc_per_node=1))\n"
+        "@wandb_init(project='demo')\n@single.task\ndef alone() -> str:\n"
+        "    return get_wandb_run().id"
+    )
+    book.run("found = flyte_jupyter.run(alone).result()", timeout=200)
+    assert book.value("found").startswith("alone-")
 
 
 def test_rank_0_alone_logs(book, folder):

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-from flyte_jupyter.driver.connectors.keeper import Keeper
+from flyte_jupyter.driver.connectors.keeper import Keeper, Pledge
 from flyte_jupyter.driver.connectors.view import JobView
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import secrets_of
 from flyte_jupyter.errors import ConnectorError, JobFailed, ServiceError, one_line
@@ -21,9 +21,10 @@ _FIRST, _GROWTH, _LONGEST = 0.05, 1.5, 3.0
 """Seconds between the first two looks at a job, by what each pause is longer, and the longest."""
 _FAILURES = 3
 """How often in a row a look may fail before the job is given up."""
-_PATIENCE = 10.0
-"""Seconds that a service has to say what became of a launch, or to delete a job, when nobody waits
-for the job any more."""
+_LAUNCH, _DELETION = 5.0, 4.0
+"""Seconds that a service has to say what became of a launch, and to delete a job, when nobody waits
+for the job any more. Together they are less than the time after which a task that ignores an
+interrupt costs its driver; then it is the keeper that deletes."""
 
 
 class Job:
@@ -55,6 +56,7 @@ class Job:
         self._view, self._keeper = view, keeper
         self._secrets = self._values_of_secrets()
         self._meta: Any = None
+        self._ended = False
 
     async def run(self, inputs: Mapping[str, Any], output_prefix: str) -> Any:
         """Launch it, and return what its connector said when it had succeeded.
@@ -75,39 +77,28 @@ class Job:
         JobFailed
             It failed, and another one would too.
         """
-        pledge = self._keeper.pledge(self._connector, self._secrets)
-        ended = False
+        pledge = await asyncio.to_thread(self._keeper.pledge, self._connector, self._secrets)
+        launching = asyncio.ensure_future(self._launch(pledge, inputs, output_prefix))
         try:
-            await self._create(inputs, output_prefix)
-            pledge.keep(self._meta)
-            resource = await self._watch()
-            ended = True
-        except JobFailed:
-            ended = True
-            raise
+            await asyncio.shield(launching)
+            return await self._watch()
         finally:
-            if self._meta is None or ended or await self._delete():
+            # Stopped meanwhile: the service may have taken it, and then it has to be deleted.
+            await seen_through(launching, _LAUNCH)
+            if self._meta is None or self._ended or await self._delete():
                 pledge.release()
-        return resource
 
-    async def _create(self, inputs: Mapping[str, Any], output_prefix: str) -> None:
-        creating = asyncio.ensure_future(
-            self._said(
-                "create",
-                self._connector.create(
-                    task_template=self._template,
-                    output_prefix=output_prefix,
-                    inputs=dict(inputs),
-                    **self._secrets,
-                ),
-            )
+    async def _launch(self, pledge: Pledge, inputs: Mapping[str, Any], output_prefix: str) -> None:
+        created = self._connector.create(
+            task_template=self._template,
+            output_prefix=output_prefix,
+            inputs=dict(inputs),
+            **self._secrets,
         )
-        try:
-            self._meta = await asyncio.shield(creating)
-        finally:
-            if self._meta is None:
-                # Stopped meanwhile: the service may have taken it, and then it has to be deleted.
-                self._meta = await _seen_through(creating)
+        meta = await self._said("create", created)
+        if meta is not None:
+            pledge.keep(meta)
+            self._meta = meta
 
     async def _watch(self) -> Any:
         from flyteidl2.core.execution_pb2 import TaskExecution
@@ -127,12 +118,14 @@ class Job:
                 failures = 0
                 with contextlib.suppress(Exception):  # what cannot be shown is no reason to end it
                     self._view.show(phase, resource, self._masked)
+                final = (TaskExecution.FAILED, TaskExecution.ABORTED)
+                again = TaskExecution.RETRYABLE_FAILED
+                self._ended = resource.phase in (TaskExecution.SUCCEEDED, *final, again)
                 if resource.phase == TaskExecution.SUCCEEDED:
                     return resource
-                if resource.phase in (TaskExecution.FAILED, TaskExecution.ABORTED):
-                    raise self._failed(JobFailed, phase, resource)
-                if resource.phase == TaskExecution.RETRYABLE_FAILED:
-                    raise self._failed(ServiceError, phase, resource)
+                if self._ended:
+                    kind = JobFailed if resource.phase in final else ServiceError
+                    raise self._failed(kind, phase, resource)
             await asyncio.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST)
 
@@ -163,15 +156,16 @@ class Job:
                 "delete", self._connector.delete(resource_meta=self._meta, **self._secrets), True
             )
         )
-        done = bool(await _seen_through(deleting))
+        done = bool(await seen_through(deleting, _DELETION))
+        with contextlib.suppress(Exception):
+            self._view.end("DELETED" if done else self._not_deleted(deleting))
         with contextlib.suppress(Exception):
             self._forget_connections()
-            self._view.end("DELETED" if done else self._not_deleted(deleting))
         return done
 
     def _not_deleted(self, deleting: asyncio.Future[Any]) -> str:
         error = None if deleting.cancelled() else deleting.exception()
-        return f"not deleted: {error or f'the service took more than {_PATIENCE:g} s'}"
+        return f"not deleted: {error or f'the service took more than {_DELETION:g} s'}"
 
     def _forget_connections(self) -> None:
         """Have nothing cached by the connector's module: `delete` may have closed what it used."""
@@ -223,13 +217,13 @@ class Job:
         return values
 
 
-async def _seen_through(future: asyncio.Future[_T]) -> _T | None:
+async def seen_through(future: asyncio.Future[_T], patience: float) -> _T | None:
     """Return what a future gives, although whoever waits is stopped, and stopped again.
 
-    None if it gives nothing: it fails, or takes longer than the patience there is.
+    None if it gives nothing: it fails, or takes longer than so many seconds.
     """
     loop = asyncio.get_running_loop()
-    end = loop.time() + _PATIENCE
+    end = loop.time() + patience
     while not future.done() and (left := end - loop.time()) > 0:
         with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
             await asyncio.wait({future}, timeout=left)

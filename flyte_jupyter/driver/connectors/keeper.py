@@ -8,6 +8,7 @@ to end it, and nobody may.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import itertools
 import os
@@ -25,6 +26,8 @@ import cloudpickle
 from flyte_jupyter.driver.connectors import KEEPER
 from flyte_jupyter.errors import ConnectorError, one_line
 
+_START = 10.0
+"""Seconds that it may take to be there."""
 LIFE = 5
 """Seconds that it has after its driver's end."""
 
@@ -62,7 +65,7 @@ class Keeper:
         self._sock: socket.socket | None = None
 
     def pledge(self, connector: Any, secrets: Mapping[str, str]) -> Pledge:
-        """Be ready to keep a job of a connector.
+        """Be ready to keep a job of a connector; waits until the process is there.
 
         Raises
         ------
@@ -81,7 +84,15 @@ class Keeper:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._speak, name="keeper", daemon=True)
                 self._thread.start()
-        self._messages.put(("ready", None))
+        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._messages.put(("ready", ready))
+        try:
+            ready.result(_START)
+        except (OSError, TimeoutError) as error:
+            raise ConnectorError(
+                "nothing could be started that sees to the job when this driver cannot",
+                seen=one_line(error),
+            ) from error
         return Pledge(self, data)
 
     def add(self, job: bytes) -> int:
@@ -100,15 +111,27 @@ class Keeper:
 
     def _speak(self) -> None:
         while True:
-            message = self._messages.get()
-            with contextlib.suppress(OSError):
-                if self._process is None or self._process.poll() is not None:
-                    self._start()
-                else:
-                    self._send(message)
+            kind, content = self._messages.get()
+            if kind == "ready":
+                self._get_ready(content)
+                continue
+            try:
+                self._send((kind, content))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._start()  # which tells it of all there is
+
+    def _get_ready(self, ready: concurrent.futures.Future[None]) -> None:
+        try:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+        except OSError as error:
+            ready.set_exception(error)
+        else:
+            ready.set_result(None)
 
     def _start(self) -> None:
-        """Start the process, and tell it of all that there is to keep."""
+        """Start the process, hear that it is there, and tell it of all that there is to keep."""
         if self._sock is not None:
             self._sock.close()
         ours, theirs = socket.socketpair()
@@ -123,15 +146,27 @@ class Keeper:
                 start_new_session=True,
             )
         self._sock = ours
+        ours.settimeout(_START)
+        if not ours.recv(1):
+            raise OSError(f"{KEEPER} ended at once")
+        ours.settimeout(None)
         self._send(("place", (os.getcwd(), list(sys.path))))  # noqa: PTH109 - as text
         for name, job in list(self._jobs.items()):
             self._send(("keep", (name, job)))
 
     def _send(self, message: tuple[str, Any]) -> None:
         data = pickle.dumps(message)
-        assert self._sock is not None
+        if self._sock is None:
+            raise OSError("it was never started")
         self._sock.sendall(len(data).to_bytes(8, "little") + data)
+
+    def forget(self) -> None:
+        """Leave it to the parent of this process, which has just been forked."""
+        if self._sock is not None:
+            self._sock.close()  # else the keeper would wait for this process too
+        self.__init__()  # type: ignore[misc]
 
 
 keeper = Keeper()
 """This driver's."""
+os.register_at_fork(after_in_child=keeper.forget)

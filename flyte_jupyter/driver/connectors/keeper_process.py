@@ -26,6 +26,7 @@ def main() -> None:
         Path("/proc/self/comm").write_text("flyte:keeper")
     jobs: dict[int, bytes] = {}
     with socket.socket(fileno=int(sys.argv[1])) as sock:
+        sock.sendall(b"!")
         for kind, content in _messages(sock):
             if kind == "place":
                 folder, path = content

@@ -9,6 +9,7 @@ from typing import Any
 from flyte_jupyter.driver.connectors import outputs
 from flyte_jupyter.driver.connectors.job import Job
 from flyte_jupyter.driver.connectors.keeper import keeper
+from flyte_jupyter.driver.connectors.loop import run_beside
 from flyte_jupyter.driver.connectors.view import JobView
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import (
     connector_for,
@@ -57,7 +58,7 @@ async def run(
     view = JobView(task.short_name, context.action.name)
     job = Job(connector, task.short_name, template, view, keeper)
     inputs = task.native_interface.convert_to_kwargs(*args, **kwargs)
-    resource = await job.run(inputs, context.raw_data_path.path)
+    resource = await run_beside(job.run(inputs, context.raw_data_path.path))
     try:
         return await outputs.native(task, resource.outputs)
     except ConnectorError:

@@ -139,14 +139,10 @@ def with_body(task: Any, body: Callable[..., Awaitable[Any]], *, plain: bool) ->
     plain
         Whether no plugin is to have a part in it.
     """
-    if isinstance(task, AsyncFunctionTaskTemplate) and "execute" in vars(task):
-        # A decorator has put something around it, and knows this very object; it is this call's
-        # alone, for it came with it.
-        task.func = body
-        return task
     if plain or not isinstance(task, AsyncFunctionTaskTemplate):
         return build_task(task.name, None, body)
     made = copy.copy(task)
+    vars(made).pop("execute", None)  # what a decorator has put there is the body's to run
     made.func = body
     return made
 

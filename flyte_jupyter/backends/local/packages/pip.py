@@ -160,7 +160,9 @@ def _divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
     lines, left, rest = [], [], list(words)
     while rest:
         word = rest.pop(0)
-        if word.partition("=")[0] not in _PRIVATE:
+        if word.startswith(("-i", "-f")) and len(word) > 2 and not word.startswith("--"):
+            lines.append(f"{word[:2]} {word[2:]}")
+        elif word.partition("=")[0] not in _PRIVATE:
             left.append(word)
         elif "=" in word or not rest:
             lines.append(word)

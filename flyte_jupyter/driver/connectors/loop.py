@@ -1,0 +1,76 @@
+"""A loop of their own for connectors, in a thread.
+
+A connector may block in its methods, against all advice. It then keeps other connectors waiting,
+but not the tasks of the driver; and no interrupt strikes within it, which would cut a launch in
+half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from flyte_jupyter.driver.connectors.job import seen_through
+
+_T = TypeVar("_T")
+_END = 9.5
+"""Seconds that what runs there has to end when it is stopped."""
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+async def run_beside(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine there, and wait for it; whoever cancels that waits for its end too."""
+    loop = _started()
+    done: concurrent.futures.Future[_T] = concurrent.futures.Future()
+    tasks: list[asyncio.Task[_T]] = []
+
+    def begin() -> None:
+        task = loop.create_task(coroutine, context=context)
+        tasks.append(task)
+        task.add_done_callback(lambda ended: _pass_on(ended, done))
+
+    # What it shows belongs to the cell of the task.
+    context = contextvars.copy_context()
+    loop.call_soon_threadsafe(begin)
+    waiting = asyncio.wrap_future(done)
+    try:
+        return await asyncio.shield(waiting)
+    except BaseException:
+        if not done.done():
+            loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+            await seen_through(waiting, _END)
+        raise
+
+
+def _pass_on(task: asyncio.Task[_T], done: concurrent.futures.Future[_T]) -> None:
+    if done.cancelled():
+        return
+    if task.cancelled():
+        done.set_exception(asyncio.CancelledError())
+    elif error := task.exception():
+        done.set_exception(error)
+    else:
+        done.set_result(task.result())
+
+
+def _started() -> asyncio.AbstractEventLoop:
+    global _loop  # noqa: PLW0603
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="connectors", daemon=True).start()
+        return _loop
+
+
+def _forget() -> None:
+    global _loop, _lock
+    _loop, _lock = None, threading.Lock()  # threads do not survive a fork
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -101,6 +101,8 @@ class _Pickler(cloudpickle.Pickler):
             # By content: which equal texts are one object is Python's affair, and changes when
             # they are pickled and unpickled.
             return value.encode("utf-8", "surrogatepass")
+        if kind.__module__ == "numpy.dtypes" and value.fields is None and value.metadata is None:
+            return "dtype", value.str  # there may be several of one kind, too
         if kind is frozenset:
             return "frozenset", self._ordered(value)
         if kind is set:

@@ -130,6 +130,8 @@ def test_pandas():
             "n": pd.array([1, None] * (N // 2), dtype="Int64"),
         }
     )
+    # Before pandas 3, texts are objects, and so lie in the stream.
+    texts = 0 if pd.__version__ >= "3" else 400_000
     for value in (
         frame,
         frame["t"],
@@ -138,11 +140,11 @@ def test_pandas():
         frame.iloc[5:10],
         frame.T.iloc[:2, :9],
     ):
-        got = carry(value, 200_000)
+        got = carry(value, 200_000 + texts)
         assert got.equals(value)
     many = frame.set_index(["i", "c"])
-    pd.testing.assert_frame_equal(carry(many), many)
-    got = carry(frame)
+    pd.testing.assert_frame_equal(carry(many, 20_000 + texts), many)
+    got = carry(frame, 20_000 + texts)
     got.loc[0, "f"] = 9.0
     got["i"] += 1
     assert got.loc[0, "f"] == 9.0

@@ -145,7 +145,8 @@ def _groups(config: Any) -> list[tuple[str, Any, int]]:
 
 
 def _where(group: Any) -> str:
-    return f"worker_node_config[{group.group_name}]"
+    name = str(group.group_name)
+    return f"worker_node_config[{name if name.isprintable() else repr(name)}]"
 
 
 def _roles(config: Any) -> list[Role]:

@@ -7,7 +7,9 @@ cluster that asks for it. It is shown nowhere and cannot be pickled.
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -41,8 +43,11 @@ class SecretStore:
             Nothing was typed, nobody can be asked, or there is no keyring.
         """
         try:
-            value = prompt(f"{name}: ")
-        except (EOFError, NotImplementedError, RuntimeError) as error:
+            with warnings.catch_warnings():
+                # Where it cannot be hidden, Python would warn and read it in the open.
+                warnings.simplefilter("error", getpass.GetPassWarning)
+                value = prompt(f"{name}: ")
+        except (EOFError, NotImplementedError, RuntimeError, getpass.GetPassWarning) as error:
             raise UsageError(
                 f"nobody can be asked for {name}",
                 seen=type(error).__name__,

@@ -248,18 +248,28 @@ def test_a_wrong_call_is_one_line_and_nothing_runs(book, call, said):
     assert "\n" not in error.value
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("def f(): return doubled(1)", "asyncio.run()"),
-        ("async def f(): return added(1)", "await added.aio(...)"),
-    ],
-)
-def test_who_calls_the_other_kind_is_told_what_to_write(book, body, said):
-    declared(book, body)
+def test_who_calls_an_async_task_from_a_plain_one_is_told_what_to_write(book):
+    declared(book, "def f(): return doubled(1)")
     failure = book.fail("await flyte_jupyter.run(f)")
-    assert said in failure.value
+    assert "asyncio.run()" in failure.value
     assert "\n" not in failure.value
+
+
+def test_a_plain_task_may_be_called_from_an_async_one(book):
+    declared(book, "async def f(): return [added(1), await added.aio(2), added(3)]")
+    assert book.value("flyte_jupyter.run(f).result()") == [2, 3, 4]
+
+
+def test_a_plain_task_that_an_async_one_calls_is_interrupted(book):
+    book.run("import time")
+    declared(book, "def sleeps():\n    print('asleep', flush=True)\n    time.sleep(600)")
+    declared(book, "async def f(): return sleeps()")
+    cell = book.submit("flyte_jupyter.run(f).result()")
+    book.until_printed(cell, "asleep")
+    book.interrupt()
+    book.wait(cell)
+    assert cell.error.name == "KeyboardInterrupt"
+    assert book.value("flyte_jupyter.run(added, 1).result()") == 2
 
 
 def test_a_task_whose_environment_is_gone_says_so(book):

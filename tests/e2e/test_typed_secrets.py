@@ -82,6 +82,18 @@ def test_where_nobody_can_be_asked_that_is_said(book):
     assert "nobody can be asked for api-key" in error.value
 
 
+def test_what_cannot_be_hidden_is_not_asked():
+    import getpass
+    import warnings
+
+    def in_the_open(prompt: str) -> str:
+        warnings.warn("cannot control echo", getpass.GetPassWarning, stacklevel=1)
+        raise AssertionError("it was read in the open")
+
+    with pytest.raises(UsageError, match="nobody can be asked for x: GetPassWarning"):
+        SecretStore().ask("x", in_the_open)
+
+
 def test_nothing_typed_is_no_secret():
     with pytest.raises(UsageError, match="nothing was typed"):
         SecretStore().ask("x", lambda prompt: "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import Any
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SINGLE = frozenset(
@@ -84,3 +85,28 @@ def holds_secret(name: str, value: object) -> bool:
         return True
     found = _SINGLE.intersection(words)
     return bool(found - {"token"}) or ("token" in found and not _OF_TEXT.intersection(words))
+
+
+HIDDEN = "****"
+"""What stands where a secret was."""
+
+
+def without_secrets(value: Any, name: str = "", spared: frozenset[str] = frozenset()) -> Any:
+    """Return plain data with what is to be taken for a secret hidden.
+
+    Parameters
+    ----------
+    value
+        Texts, numbers, and lists and dictionaries of them.
+    name
+        What it is called.
+    spared
+        Keys below which nothing is hidden.
+    """
+    if name in spared:
+        return value
+    if isinstance(value, dict):
+        return {str(k): without_secrets(each, str(k), spared) for k, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_secrets(each, name, spared) for each in value]
+    return HIDDEN if holds_secret(name, value) else value

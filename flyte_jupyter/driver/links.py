@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from typing import Any
 
 from IPython.core.getipython import get_ipython
@@ -16,12 +17,18 @@ def show_links(task: Any) -> None:
     links = links_of(task)
     if shell is None or not links:
         return
-    anchors = (
-        f"<a href='{html.escape(uri)}' target='_blank' rel='noopener'>{html.escape(name)}</a>"
-        for name, uri in links
-    )
     data = {
         "text/plain": "  ".join(f"{name}: {uri}" for name, uri in links),
-        "text/html": " ".join(anchors),
+        "text/html": anchors(links),
     }
     shell.display_pub.publish(data=data)
+
+
+def anchors(links: Iterable[tuple[str, str]]) -> str:
+    """Return links, a name and an address each, as HTML; only pages can be followed."""
+    return " ".join(
+        f"<a href='{html.escape(uri)}' target='_blank' rel='noopener'>{html.escape(name)}</a>"
+        if uri.startswith(("https://", "http://"))
+        else html.escape(f"{name}: {uri}")
+        for name, uri in links
+    )

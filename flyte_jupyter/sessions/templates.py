@@ -9,9 +9,10 @@ from typing import Any
 
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import template_of, with_typed_inputs
 from flyte_jupyter.errors import ConnectorError, UsageError, one_line
-from flyte_jupyter.secret_names import holds_secret
+from flyte_jupyter.secret_names import without_secrets
 
-_HIDDEN = "****"
+_NAMES_ONLY = frozenset({"secrets"})
+"""Where names of variables stand, not what they hold."""
 
 
 def described(task: Any) -> list[tuple[str, str]]:
@@ -48,15 +49,5 @@ def _rows(task: Any, template: Any) -> Iterator[tuple[str, str]]:
     if template.HasField("sql"):
         yield "sql", template.sql.statement
     if template.HasField("custom"):
-        custom = _safe(json_format.MessageToDict(template.custom))
+        custom = without_secrets(json_format.MessageToDict(template.custom), spared=_NAMES_ONLY)
         yield "custom", json.dumps(custom, indent=1, sort_keys=True)
-
-
-def _safe(value: Any, name: str = "") -> Any:
-    if name == "secrets":
-        return value  # names of variables, not what they hold
-    if isinstance(value, dict):
-        return {key: _safe(each, key) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_safe(each, name) for each in value]
-    return _HIDDEN if holds_secret(name, value) else value

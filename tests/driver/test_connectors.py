@@ -98,6 +98,19 @@ class Connector(AsyncConnector):
         self.deleted += 1
 
 
+class SlowToLaunch(Connector):
+    """Says when a launch has begun, and ends it when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def create(self, task_template, inputs=None, **kwargs):
+        self.begun.set()
+        await self.go_on.wait()
+        return Meta("job")
+
+
 @pytest.fixture
 def registry(monkeypatch):
     monkeypatch.setattr(ConnectorRegistry, "_REGISTRY", {})
@@ -264,21 +277,13 @@ async def test_what_cannot_be_seen_any_more_is_deleted(monkeypatch):
 
 async def test_what_was_launched_although_nobody_waits_any_more_is_deleted(monkeypatch):
     """A launch that is under way when its task is stopped may well succeed."""
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    class Slow(Connector):
-        async def create(self, task_template, inputs=None, **kwargs):
-            begun.set()
-            await go_on.wait()
-            return Meta("job")
-
-    connector = Slow()
+    connector = SlowToLaunch()
     running = asyncio.ensure_future(job(connector, monkeypatch).run({}, ""))
-    await begun.wait()
+    await connector.begun.wait()
     running.cancel()
     await asyncio.sleep(0.01)
     assert not running.done()
-    go_on.set()
+    connector.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert connector.deleted == 1
@@ -368,25 +373,19 @@ async def test_what_may_be_tried_again_has_ended_and_is_not_deleted(monkeypatch)
 
 
 async def test_a_launch_that_was_stopped_is_kept_in_mind_if_it_cannot_be_deleted(monkeypatch):
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    class Slow(Connector):
-        async def create(self, task_template, inputs=None, **kwargs):
-            begun.set()
-            await go_on.wait()
-            return Meta("job")
-
+    class Refusing(SlowToLaunch):
         async def delete(self, resource_meta, **kwargs):
             raise OSError("not now")
 
     kept: list[Meta] = []
     monkeypatch.setattr(Silent, "keep", lambda self, meta: kept.append(meta))
-    one = job(Slow(), monkeypatch)
+    connector = Refusing()
+    one = job(connector, monkeypatch)
     running = asyncio.ensure_future(one.run({}, ""))
-    await begun.wait()
+    await connector.begun.wait()
     running.cancel()
     await asyncio.sleep(0.01)
-    go_on.set()
+    connector.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert kept == [Meta("job")]

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 from flyte_jupyter.driver.connectors.keeper import Keeper, Pledge
+from flyte_jupyter.driver.connectors.loop import seen_through
 from flyte_jupyter.driver.connectors.view import JobView
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import secrets_of
 from flyte_jupyter.errors import ConnectorError, JobFailed, ServiceError, one_line
+from flyte_jupyter.secret_names import HIDDEN
 
 _T = TypeVar("_T")
 
@@ -152,11 +154,10 @@ class Job:
         What goes wrong with it must not hide why it had to be.
         """
         deleting = asyncio.ensure_future(
-            self._said(
-                "delete", self._connector.delete(resource_meta=self._meta, **self._secrets), True
-            )
+            self._said("delete", self._connector.delete(resource_meta=self._meta, **self._secrets))
         )
-        done = bool(await seen_through(deleting, _DELETION))
+        await seen_through(deleting, _DELETION)
+        done = deleting.done() and not deleting.cancelled() and deleting.exception() is None
         with contextlib.suppress(Exception):
             self._view.end("DELETED" if done else self._not_deleted(deleting))
         with contextlib.suppress(Exception):
@@ -175,32 +176,21 @@ class Job:
                 if callable(clear):
                     clear()
 
-    async def _said(self, verb: str, answer: Awaitable[_T], instead: Any = None) -> _T:
-        """Return what a method of the connector returned; say in one line what it raised.
-
-        Parameters
-        ----------
-        verb
-            The method.
-        answer
-            What it is going to return.
-        instead
-            What to return where it returns None.
-        """
+    async def _said(self, verb: str, answer: Awaitable[_T]) -> _T:
+        """Return what a method of the connector returned; say in one line what it raised."""
         try:
-            value = await answer
+            return await answer
         except Exception as error:
             what = self._masked(one_line(error))
             raise ServiceError(
                 f"{verb!r} of {self._connector.name} failed",
                 seen=f"{what}{_where(error, self._connector)}",
             ) from error
-        return instead if value is None else value
 
     def _masked(self, text: str) -> str:
         """Return a text without values of secrets."""
         for value in filter(None, self._secrets.values()):
-            text = text.replace(value, "****")
+            text = text.replace(value, HIDDEN)
         return text
 
     def _values_of_secrets(self) -> dict[str, str]:
@@ -215,23 +205,6 @@ class Job:
                 )
             values[name] = value
         return values
-
-
-async def seen_through(future: asyncio.Future[_T], patience: float) -> _T | None:
-    """Return what a future gives, although whoever waits is stopped, and stopped again.
-
-    None if it gives nothing: it fails, or takes longer than so many seconds.
-    """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + patience
-    while not future.done() and (left := end - loop.time()) > 0:
-        with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
-            await asyncio.wait({future}, timeout=left)
-    if not future.done():
-        future.cancel()
-    if not future.done() or future.cancelled() or future.exception() is not None:
-        return None
-    return future.result()
 
 
 def _where(error: Exception, connector: Any) -> str:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
-
-from flyte_jupyter.driver.connectors.job import seen_through
 
 _T = TypeVar("_T")
 _END = 9.5
@@ -46,6 +45,23 @@ async def run_beside(coroutine: Coroutine[Any, Any, _T]) -> _T:
             loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
             await seen_through(waiting, _END)
         raise
+
+
+async def seen_through(future: asyncio.Future[_T], patience: float) -> _T | None:
+    """Return what a future gives, although whoever waits is stopped, and stopped again.
+
+    None if it gives nothing: it fails, or takes longer than so many seconds.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    while not future.done() and (left := end - loop.time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+            await asyncio.wait({future}, timeout=left)
+    if not future.done():
+        future.cancel()
+    if not future.done() or future.cancelled() or future.exception() is not None:
+        return None
+    return future.result()
 
 
 def _pass_on(task: asyncio.Task[_T], done: concurrent.futures.Future[_T]) -> None:

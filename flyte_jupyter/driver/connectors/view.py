@@ -9,7 +9,8 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
-from flyte_jupyter.secret_names import holds_secret
+from flyte_jupyter.driver.links import anchors
+from flyte_jupyter.secret_names import without_secrets
 
 _COLOURS = {"SUCCEEDED": "#2e7d32", "RUNNING": "#1565c0", "FAILED": "#c62828", "ABORTED": "#c62828"}
 
@@ -45,7 +46,7 @@ class JobView:
         for link in resource.log_links or ():
             self._links[link.name or link.uri] = link.uri
         message = masked(str(resource.message or ""))
-        info = _without_secrets(resource.custom_info or {})
+        info = without_secrets(resource.custom_info or {})
         text, pretty = masked(_as_json(info)), masked(_as_json(info, indent=2))
         self._publish(
             "  ".join(self._parts(phase, message, text if info else "")),
@@ -56,7 +57,7 @@ class JobView:
         """Show how it ended, if it was shown."""
         if self._shown:
             text = f"{self._name}: {phase}"
-            self._publish(text, f"{self._title(phase)} {self._anchors()}")
+            self._publish(text, f"{self._title(phase)} {anchors(self._links.items())}")
 
     def _parts(self, phase: str, message: str, info: str) -> list[str]:
         links = [f"{name}: {uri}" for name, uri in self._links.items()]
@@ -68,18 +69,10 @@ class JobView:
         return f"<b>{name}</b> <span style='color: {colour}'>{phase}</span>"
 
     def _html(self, phase: str, message: str, info: str) -> str:
-        lines = [f"{self._title(phase)} {html.escape(message)}", self._anchors()]
+        lines = [f"{self._title(phase)} {html.escape(message)}", anchors(self._links.items())]
         if info:
             lines.append(f"<pre>{html.escape(info)}</pre>")
         return "<br>".join(filter(None, lines))
-
-    def _anchors(self) -> str:
-        return " ".join(
-            f"<a href='{html.escape(uri)}' target='_blank' rel='noopener'>{html.escape(name)}</a>"
-            if uri.startswith(("https://", "http://"))
-            else html.escape(f"{name}: {uri}")
-            for name, uri in self._links.items()
-        )
 
     def _publish(self, text: str, page: str) -> None:
         shell = get_ipython()
@@ -95,11 +88,3 @@ class JobView:
 
 def _as_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, default=str)
-
-
-def _without_secrets(value: Any, name: str = "") -> Any:
-    if isinstance(value, dict):
-        return {str(key): _without_secrets(each, str(key)) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(each, name) for each in value]
-    return "****" if holds_secret(name, value) else value

@@ -229,6 +229,25 @@ def test_ranks_of_two_nodes_that_die_at_once_are_restarted_together(elastic):
     assert "3 restarts did not help" in error.value
 
 
+def test_ranks_that_die_on_one_node_after_the_other_share_the_restarts(elastic, tmp_path):
+    body = f"""{GROUP}
+import os, pathlib, time
+starts = pathlib.Path({str(tmp_path / "starts")!r})
+agents = [None] * 2
+dist.all_gather_object(agents, os.getppid())
+start = [len(starts.read_text()) if starts.exists() else 0]
+dist.broadcast_object_list(start)
+if rank == 0:
+    starts.write_text("." * (start[0] + 1))
+dist.barrier()
+if os.getppid() == sorted(agents)[start[0] % 2]:
+    os._exit(3)
+time.sleep(600)"""
+    error = elastic.fail(task(body))
+    assert "3 restarts did not help" in error.value
+    assert (tmp_path / "starts").read_text() == "...."
+
+
 def test_nodes_whose_agents_always_die_end_the_task(elastic):
     body = "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)"
     error = elastic.fail(task(body))

@@ -143,18 +143,26 @@ class Group:
         # Ranks of several nodes that go at once are restarted once.
         alone, self._regrouping = not self._restarting, True
         self._restarting.add(node.index)
-        if said["failures"] and alone:
-            self._restarts += 1
-            of = self._config.max_restarts
-            self.job.write("stderr", note_of_restart(said["failures"], self._restarts, of))
+        if not (said["failures"] and alone):
+            return
+        of = self._config.max_restarts
+        if self._restarts >= of:
+            # Each agent counts the deaths of its own ranks alone, and would go on.
+            self._give_up(said["failures"])
+            return
+        self._restarts += 1
+        self.job.write("stderr", note_of_restart(said["failures"], self._restarts, of))
 
     def _node_is_ended(self, node: NodeLink, said: dict[str, Any]) -> None:
         node.ended = True
         if said["failed"] and self._interrupted:
             self._stop()
         elif said["failed"]:
-            self._hear_out()
-            self._raise(crashed(said["failures"], self._restarts))
+            self._give_up(said["failures"])
+
+    def _give_up(self, failures: dict[int, int]) -> None:
+        self._hear_out()
+        self._raise(crashed(failures, self._restarts))
 
     def _node_is_broken(self, node: NodeLink, said: dict[str, Any]) -> None:
         node.ended = True

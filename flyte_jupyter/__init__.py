@@ -90,7 +90,9 @@ def run(task: Any, /, *args: Any, **kwargs: Any) -> Run:
     task
         A function decorated with ``@env.task``, or another Flyte task.
     *args, **kwargs
-        Its arguments. They and its value cross as they are, whatever their type.
+        Its arguments. They and its value cross as they are, whatever their type. With
+        ``on="flyte"`` the call is sent to the Flyte deployment that the SDK is configured for
+        (for a function that has an argument of that name: `with_runcontext`).
 
     Returns
     -------
@@ -103,33 +105,36 @@ def run(task: Any, /, *args: Any, **kwargs: Any) -> Run:
     FlyteJupyterError
         It is no task, cannot be called so, an argument cannot be sent, or its environment is gone.
     """
-    from flyte_jupyter.sessions.notebook import call
+    from flyte_jupyter.sessions.notebook import call, takes
 
-    return call(task, args, kwargs)
+    on = kwargs.pop("on", "") if not takes(task, "on") else ""
+    return call(task, args, kwargs, on=on)
 
 
 class RunContext:
     """What `with_runcontext` gives: its `run` is the function `run`, in that context."""
 
-    def __init__(self, custom_context: Mapping[str, str] | None = None) -> None:
-        self._context = dict(custom_context or {})
+    def __init__(self, custom_context: Mapping[str, str] | None = None, on: str = "") -> None:
+        self._context, self._on = dict(custom_context or {}), on
 
     def run(self, task: Any, /, *args: Any, **kwargs: Any) -> Run:
         """Call a task function on its environment's cluster; `flyte_jupyter.run` says more."""
         from flyte_jupyter.sessions.notebook import call
 
-        return call(task, args, kwargs, self._context)
+        return call(task, args, kwargs, self._context, self._on)
 
 
-def with_runcontext(custom_context: Mapping[str, str] | None = None) -> RunContext:
+def with_runcontext(custom_context: Mapping[str, str] | None = None, on: str = "") -> RunContext:
     """Call task functions in a context, as `flyte.with_runcontext` does.
 
     Parameters
     ----------
     custom_context
         What `flyte.get_custom_context` gives in the task and in the tasks that it calls.
+    on
+        ``flyte`` for the Flyte deployment that the SDK is configured for.
     """
-    return RunContext(custom_context)
+    return RunContext(custom_context, on)
 
 
 def register_engine(engine: Any) -> None:

@@ -94,6 +94,10 @@ class JobFailed(ConnectorError):
     """An external job that failed in a way that another attempt would not change."""
 
 
+class DeploymentError(FlyteJupyterError):
+    """A Flyte deployment that is not configured, does not take a run, or is out of reach."""
+
+
 class RefLost(FlyteJupyterError):
     """A ref whose driver is gone, and its value with it."""
 

@@ -18,6 +18,7 @@ from flyte_jupyter.widgets.progress import StartProgress
 from flyte_jupyter.widgets.table import Table
 
 MAGIC = "%%flyte_task"
+_TARGETS = ("flyte",)
 
 
 def make_parser() -> MagicParser:
@@ -57,6 +58,12 @@ def make_parser() -> MagicParser:
         default=None,
         metavar="RANKS",
         help="PyTorch: show what these ranks print: `all`, or 0,3; without it, rank 0",
+    )
+    parser.add_argument(
+        "--on",
+        choices=_TARGETS,
+        default="",
+        help="send it to the Flyte deployment that the SDK is configured for",
     )
     parser.add_argument("--name", default="cell", help="what the run is called in %%flyte runs")
     parser.add_argument(
@@ -124,16 +131,23 @@ class TaskMagic:
         request = Request(options, body, self._analyze(body))
         self._check(request)
         # Before anything is captured or started: an unknown environment is the first thing to say.
+        declared = self._environment(options)
+        self._reload_local_modules()
+        captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
+        if options.capture:
+            return self._tabulate(captured)
+        return self._submit(request, captured, declared)
+
+    def _environment(self, options: argparse.Namespace) -> Any:
+        """Return the `flyte.TaskEnvironment` that the line names."""
+        if options.on:
+            return self._session.declared_as(options.environment)
         environment = self._session.environment(options.environment)
         if options.ranks and not environment.has_ranks:
             raise UsageError(
                 f"{environment.name} has no ranks", fix="--ranks is for PyTorch environments."
             )
-        self._reload_local_modules()
-        captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
-        if options.capture:
-            return self._tabulate(captured)
-        return self._submit(request, captured, environment)
+        return environment.declared
 
     def _analyze(self, body: str) -> CellNames:
         if body.lstrip().startswith(MAGIC):
@@ -197,9 +211,7 @@ class TaskMagic:
             empty="The cell takes nothing along.",
         )
 
-    def _submit(
-        self, request: Request, captured: capturing.Capture, environment: Any
-    ) -> Run | None:
+    def _submit(self, request: Request, captured: capturing.Capture, declared: Any) -> Run | None:
         options = request.options
         task = CellTask(
             code=request.body,
@@ -217,12 +229,15 @@ class TaskMagic:
         background = options.bg is not None
         ask = None if background else self._asker()
         sink = NotebookSink(self._shell, self._count())
-        run = self._session.submit(environment.declared, task, sink=sink, ask=ask)
+        if options.on:
+            run = self._session.send(declared, task, sink=sink)
+        else:
+            run = self._session.submit(declared, task, sink=sink, ask=ask)
         try:
-            self._note(request.found.binds, (*task.returns, *task.keeps), environment.name)
+            self._note(request.found.binds, (*task.returns, *task.keeps), declared.name)
             if background:
                 return self._hand_over(run, options.bg)
-            self._see_through(run, environment.name)
+            self._see_through(run, "" if options.on else declared.name)
         except KeyboardInterrupt:
             run.cancel()  # nobody waits for it any more
             raise
@@ -236,8 +251,18 @@ class TaskMagic:
         return None
 
     def _see_through(self, run: Run, environment: str) -> None:
-        """Wait for a run in the foreground and bind what it returned."""
-        if not run.done:  # else it came from the cache, and nothing was started
+        """Wait for a run in the foreground and bind what it returned.
+
+        Parameters
+        ----------
+        run
+            The run.
+        environment
+            Whose cluster it may have to wait for; empty for none.
+        """
+        if not environment:
+            self._session.wait(run)
+        elif not run.done:  # else it came from the cache, and nothing was started
             cluster = self._session.clusters[environment]
             progress = StartProgress(cluster, self._session.config.progress_after)
             try:

@@ -352,11 +352,17 @@ def _runs_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _runs(session: Session, options: argparse.Namespace) -> Any:
+    runs = session.runs[-options.n :]
     rows = [
-        (f"{indent}{run.id}", run.environment, run.state, f"{run.seconds:.2f} s", run.error)
-        for indent, run in _as_tree(session.runs[-options.n :])
+        (f"{indent}{run.id}", run.place, run.state, f"{run.seconds:.2f} s", run.error)
+        for indent, run in _as_tree(runs)
     ]
-    return Table(["run", "environment", "state", "time", "error"], rows, empty="Nothing has run.")
+    return Table(
+        ["run", "environment", "state", "time", "error"],
+        rows,
+        empty="Nothing has run.",
+        links={run.id: run.link for run in runs if run.link},
+    )
 
 
 def _as_tree(runs: Sequence[RunRecord]) -> Iterator[tuple[str, RunRecord]]:

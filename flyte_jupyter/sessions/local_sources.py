@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flyte_jupyter.cells.installed import editables, is_installed, lies_under, user_folders
+from flyte_jupyter.deployment.travelling.luggage import Module
 
 
 class Source(NamedTuple):
@@ -50,7 +51,29 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
     dict of str
         By file.
     """
-    found: dict[str, str] = {}
+    return {str(path): source.digest for _, path, source in _sources(modules)}
+
+
+def texts(modules: Iterable[str]) -> dict[str, Module]:
+    """Return all local modules among some, and those that they import, as text.
+
+    Parameters
+    ----------
+    modules
+        Names; a package is taken as a whole.
+    """
+    found: dict[str, Module] = {}
+    for name, path, _ in _sources(modules):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found[name] = Module(str(path), text, path.name == "__init__.py")
+        parent, folder = name.rpartition(".")[0], path.parent
+        while parent:  # a folder without a file of its own is a package too
+            found.setdefault(parent, Module(str(folder), "", True))
+            parent, folder = parent.rpartition(".")[0], folder.parent
+    return found
+
+
+def _sources(modules: Iterable[str]) -> Iterator[tuple[str, Path, Source]]:
     seen: set[str] = set()
     waiting = [*modules]
     while waiting:
@@ -58,16 +81,15 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
         if not package or package in seen:  # `from . import x` imports what has no name
             continue
         seen.add(package)
-        for path in _files(package):
+        for name, path in _files(package):
             status = path.stat()
             source = _read(str(path), status.st_mtime_ns, status.st_size)
-            found[str(path)] = source.digest
+            yield name, path, source
             waiting += source.imports
-    return found
 
 
-def _files(package: str) -> Iterator[Path]:
-    """Yield the files of a top-level module or package if it is the user's own."""
+def _files(package: str) -> Iterator[tuple[str, Path]]:
+    """Yield names and files of a top-level module or package if it is the user's own."""
     cwd, search_path = os.getcwd(), tuple(sys.path)  # noqa: PTH109 - as `LocalModules` has it
     if package in sys.builtin_module_names or package in editables(search_path).names:
         return
@@ -76,11 +98,13 @@ def _files(package: str) -> Iterator[Path]:
         return
     if spec.submodule_search_locations is None:
         if spec.origin and _is_the_users(spec.origin, cwd, search_path):
-            yield Path(spec.origin)
+            yield package, Path(spec.origin)
         return
     for folder in spec.submodule_search_locations:
         if _is_the_users(folder, cwd, search_path):
-            yield from sorted(Path(folder).rglob("*.py"))
+            for path in sorted(Path(folder).rglob("*.py")):
+                parts = path.relative_to(folder).with_suffix("").parts
+                yield ".".join((package, *(part for part in parts if part != "__init__"))), path
 
 
 def _is_the_users(path: str, cwd: str, search_path: tuple[str, ...]) -> bool:

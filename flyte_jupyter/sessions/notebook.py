@@ -12,7 +12,9 @@ from flyte_jupyter.backends.local.processes import MARK
 from flyte_jupyter.driver.relay import NotebookSink
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.sessions.runs import Run
-from flyte_jupyter.sessions.session import Session, session
+from flyte_jupyter.sessions.session import session
+
+_TARGETS = ("", "flyte")
 
 
 def call(
@@ -20,16 +22,26 @@ def call(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     context: Mapping[str, str] | None = None,
+    on: str = "",
 ) -> Run:
     """Call a task function; `flyte_jupyter.run` says more."""
     if MARK in os.environ:
         raise UsageError(
             "this is a task already, and its driver starts no runs", fix="Call the task itself."
         )
+    if on not in _TARGETS:
+        raise UsageError(f"nothing is called {on!r}", fix='Functions can be sent on="flyte".')
     shell = get_ipython()
-    if shell is None:
-        return session().run(task, args, kwargs, context=context)
-    loaded: Any = getattr(shell, "_flyte_jupyter", None)
-    owner: Session = loaded.session if loaded else session()
-    cells = dict(getattr(shell.compile, "_filename_map", {}))
-    return owner.run(task, args, kwargs, sink=NotebookSink(shell), cells=cells, context=context)
+    owner, about = session(), dict[str, Any](context=context)
+    if shell is not None:
+        loaded: Any = getattr(shell, "_flyte_jupyter", None)
+        owner = loaded.session if loaded else owner
+        about["cells"] = dict(getattr(shell.compile, "_filename_map", {}))
+        about["sink"] = NotebookSink(shell)
+    return (owner.send_call if on else owner.run)(task, args, kwargs, **about)
+
+
+def takes(task: Any, name: str) -> bool:
+    """Tell whether a task has an argument of that name."""
+    inputs = getattr(getattr(task, "interface", None), "inputs", None)
+    return name in (inputs or {})

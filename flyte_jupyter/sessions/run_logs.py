@@ -46,6 +46,10 @@ class RunLog:
         self._path = folder / "logs" / f"run-{self._run}.log"
         self._open()
 
+    def hold(self, descriptor: int) -> None:
+        """Hold on to a log that is a file without a name."""
+        self._fd, self._seen = os.dup(descriptor), True
+
     def _open(self) -> None:
         if self._fd < 0 and self._path is not None and not self._dropped:
             with contextlib.suppress(OSError):  # nothing has been printed yet

@@ -28,6 +28,7 @@ from flyte_jupyter.sessions.provisioning import Provisioner
 from flyte_jupyter.sessions.refs import Ref
 from flyte_jupyter.sessions.run_logs import keep_within_bounds
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
+from flyte_jupyter.sessions.sent_runs import Order, SentRun
 from flyte_jupyter.sessions.waiting import TURN
 
 _RUNS_KEPT = 200
@@ -77,7 +78,7 @@ class Runner:
         self.transform: Callable[[str], str] = str
         self.runs: deque[RunRecord] = deque(maxlen=_RUNS_KEPT)
         self._loop, self._clusters, self._report = loop, clusters, report
-        self._executions: dict[str, Execution] = {}
+        self._executions: dict[str, Execution | SentRun] = {}
         self._cache = CellCache(config, self._to_python, report)
         self._named: set[tuple[str, int]] = set()
         self._placing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -154,6 +155,19 @@ class Runner:
             raise
         return run
 
+    def send(self, environment: str, task: CellTask, order: Order) -> Run:
+        """Start a run on a Flyte deployment."""
+        run = Run(replace(task, values={}), environment, self)
+        execution = SentRun(run, order, self.config.interrupt_grace)
+        self._add(execution)
+        self._list(run)
+        try:
+            self._loop.submit(execution.perform())
+        except KeyboardInterrupt:
+            self.cancel(run)
+            raise
+        return run
+
     async def nest(self, parent: Execution, environment: Environment, task: CellTask) -> Relayed:
         """Make a run for a call of a task; on the session's loop."""
         run, cluster = await self._begin_nested(parent, environment, task)
@@ -204,7 +218,7 @@ class Runner:
         self._add(execution)
         return run, execution
 
-    def _add(self, execution: Execution) -> None:
+    def _add(self, execution: Execution | SentRun) -> None:
         run = execution.run
         self._executions[run.id] = execution
         run.on_done(lambda: self._forget(run))

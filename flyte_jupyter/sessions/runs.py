@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
+from flyte_jupyter.driver.links import anchors
 from flyte_jupyter.sessions.run_logs import RunLog
 from flyte_jupyter.sessions.waiting import TURN, result_of
 
@@ -117,6 +118,8 @@ class RunRecord:
         self.attempts = 0
         self.started = self.ended = 0.0
         self.printed = RunLog(self.id)
+        self.link = ""
+        """Its page in the console of the Flyte deployment that it was sent to."""
 
     @property
     def seconds(self) -> float:
@@ -140,16 +143,22 @@ class RunRecord:
         """
         return self.printed.read(last)
 
+    @property
+    def place(self) -> str:
+        """The environment, and where its task runs if that is not here."""
+        return f"{self.environment} on Flyte" if self.link else self.environment
+
     def __repr__(self) -> str:
-        return f"<Run {self.id} in {self.environment}: {self.state}, {self.seconds:.1f} s>"
+        return f"<Run {self.id} in {self.place}: {self.state}, {self.seconds:.1f} s>"
 
     def _repr_html_(self) -> str:
         colour = {"succeeded": "#2e7d32", "cached": "#2e7d32", "failed": "#c62828"}.get(
             self.state, "#1565c0"
         )
         return (
-            f"<code>{html.escape(self.id)}</code> in <b>{html.escape(self.environment)}</b>: "
-            f"<span style='color:{colour}'>{self.state}</span>, {self.seconds:.1f} s"
+            f"<code>{html.escape(self.id)}</code> in <b>{html.escape(self.place)}</b>: "
+            f"<span style='color:{colour}'>{self.state}</span>, {self.seconds:.1f} s "
+            f"{anchors([('page', self.link)]) if self.link else ''}"
         )
 
 
@@ -207,6 +216,11 @@ class Run:
     def seconds(self) -> float:
         """How long it has been running, or ran."""
         return self.record.seconds
+
+    @property
+    def link(self) -> str:
+        """Its page in the console of the Flyte deployment that it was sent to; empty for others."""
+        return self.record.link
 
     @property
     def done(self) -> bool:

@@ -32,6 +32,8 @@ from flyte_jupyter.sessions.provisioning import Preparing, Provisioner
 from flyte_jupyter.sessions.runner import Console, Runner
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
 from flyte_jupyter.sessions.secret_store import SecretStore
+from flyte_jupyter.sessions.sending import Sender
+from flyte_jupyter.sessions.sent_runs import Order
 
 if TYPE_CHECKING:
     from flyte_jupyter.images.building import Built
@@ -65,6 +67,7 @@ class Session:
         self._runner = Runner(self._loop, self._clusters, self.config, self._say)
         self._runner.environment = self._environment_of_call
         self._runner.connectors = self._connectors
+        self._sender = Sender(self._runner)
         self._named: set[tuple[str, str]] = set()
         self.connector_service: ConnectorService | None = None
         self._pid = os.getpid()
@@ -82,10 +85,19 @@ class Session:
         EngineError
             No engine runs what it asks for.
         """
-        declared = find(name, self.namespace, self.declared) if isinstance(name, str) else name
-        environment = Environment.of(declared)
+        environment = Environment.of(self.declared_as(name))
         self._name_ignored(environment)
         return environment
+
+    def declared_as(self, name: Any) -> Any:
+        """Return a `flyte.TaskEnvironment` by variable, by its own name, or as it is.
+
+        Raises
+        ------
+        EnvironmentNotFound
+            There is none of that name.
+        """
+        return find(name, self.namespace, self.declared) if isinstance(name, str) else name
 
     def _environment_of_call(self, fields: Mapping[str, Any]) -> Environment:
         found = declared_as(fields, self.namespace, self.declared)
@@ -253,8 +265,7 @@ class Session:
         found = self.namespace.get(name) if isinstance(name, str) else name
         if is_image(found):
             return found
-        environment = find(name, self.namespace, self.declared) if isinstance(name, str) else name
-        return image_of(environment)
+        return image_of(self.declared_as(name))
 
     def build(
         self,
@@ -404,6 +415,54 @@ class Session:
             task = replace(task, values={**task.values, "context": dict(context)})
         declared = functions.environment_of(function, self.namespace, self.declared)
         return self.submit(declared, task, sink=sink)
+
+    def send(self, name: Any, task: CellTask, *, sink: Sink | None = None) -> Run:
+        """Run a cell on the Flyte deployment that the SDK is configured for.
+
+        Parameters
+        ----------
+        name
+            The environment.
+        task
+            What to run.
+        sink
+            Where its output goes; this process's own streams by default.
+
+        Returns
+        -------
+        Run
+            It is under way; what the deployment says to it, waiting for it raises.
+
+        Raises
+        ------
+        CaptureError
+            An input cannot be pickled.
+        UsageError
+            It asks for what a deployment has not.
+        """
+        declared = self.declared_as(name)
+        sending = self._sender.cell(declared, task)
+        return self._runner.send(declared.name, task, Order(sending, self.namespace, sink))
+
+    def send_call(
+        self,
+        function: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        sink: Sink | None = None,
+        cells: Mapping[str, int] | None = None,
+        context: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Call a task function on the Flyte deployment that the SDK is configured for.
+
+        Parameters, and what it returns and raises, are those of `run`.
+        """
+        task = functions.as_run(function, args, kwargs or {}, cells or {})
+        declared = functions.environment_of(function, self.namespace, self.declared)
+        sending = self._sender.call(declared, function, task)
+        order = Order(sending, self.namespace, sink, context or {})
+        return self._runner.send(declared.name, task, order)
 
     def wait(self, run: Run, tick: Callable[[float], None] | None = None) -> Any:
         """Wait for a run in the foreground and return its result.

@@ -1,0 +1,150 @@
+"""Values on their way to a Flyte deployment and back: types for what was seen.
+
+Flyte wants to know the type of each input and output. Those of plain values are its own, so that
+its console shows them; what it has no type for is pickled, with an input in a file of its own where
+it is large: the SDK has no place for that before a run is there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import tempfile
+import types
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from flyte_jupyter.errors import CaptureError, one_line
+
+INLINE = 10_000
+"""Bytes up to which a pickle, or a text, is sent with the request for the run."""
+_PLAIN = (bool, float, datetime, timedelta)
+_LARGEST = 2**63 - 1
+
+
+class Typed(NamedTuple):
+    """A value, and what Flyte is told of it."""
+
+    type: Any
+    value: Any
+    packed: bool = False
+    """Whether it is to become a file with a pickle in it; `value` is that pickle."""
+
+
+def typed(name: str, value: Any) -> Typed:
+    """Choose the type of an input by its value.
+
+    Parameters
+    ----------
+    name
+        Of the input.
+    value
+        Its value.
+
+    Raises
+    ------
+    CaptureError
+        It cannot be pickled.
+    """
+    kind = plain_type(value)
+    if kind is not None:
+        return Typed(kind, value)
+    try:
+        data: bytes = cloudpickle.dumps(value)
+    except Exception as error:  # noqa: BLE001 - a user's object may raise anything
+        raise CaptureError(
+            f"`{name}` cannot be sent", seen=f"a {type(value).__name__}: {one_line(error)}"
+        ) from None
+    if len(data) > INLINE or sys.getsizeof(value) > INLINE:
+        from flyte.io import File
+
+        return Typed(File, data, packed=True)
+    from flyte.types import FlytePickle
+
+    return Typed(FlytePickle, value)
+
+
+def plain_type(value: Any) -> Any:
+    """Return Flyte's type for a value; None if it has none that gives back the same value."""
+    if _is_scalar(value) or value is None:
+        return type(value)
+    kind = type(value)
+    if kind is list:
+        inner = _common(value)
+        return types.GenericAlias(list, inner) if inner else None
+    if kind is dict and all(type(key) is str for key in value):
+        inner = _common(list(value.values()))
+        return types.GenericAlias(dict, (str, inner)) if inner else None
+    return kind if kind.__module__.startswith("flyte.io.") or _is_frame(value) else None
+
+
+def _is_scalar(value: Any) -> bool:
+    kind = type(value)
+    if kind is int:
+        return bool(abs(value) <= _LARGEST)
+    if kind is str:
+        return len(value) <= INLINE
+    return kind in _PLAIN
+
+
+def _is_frame(value: Any) -> bool:
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and type(value) is getattr(pandas, "DataFrame", None)
+
+
+def _common(values: list[Any]) -> Any:
+    """Return the one type of a list's scalars; None if they have no such type, or are many."""
+    kinds = {type(value) for value in values}
+    if len(kinds) != 1 or len(values) > INLINE // 10 or not all(map(_is_scalar, values)):
+        return None
+    return kinds.pop()
+
+
+def output(box: Any) -> Any:
+    """Return the type of an output that nobody has declared.
+
+    Parameters
+    ----------
+    box
+        What `travelling` puts into it if it is of none of the plain types.
+    """
+    return bool | int | float | str | box | None
+
+
+def inputs_of(values: Mapping[str, Typed]) -> dict[str, tuple[Any, Any]]:
+    """Return the inputs of a `NativeInterface`."""
+    return {name: (each.type, inspect.Parameter.empty) for name, each in values.items()}
+
+
+def packed(values: Mapping[str, Typed]) -> frozenset[str]:
+    """Return the names of those that become files."""
+    return frozenset(name for name, each in values.items() if each.packed)
+
+
+async def uploaded(values: Mapping[str, Typed]) -> dict[str, Any]:
+    """Return values as the SDK takes them, with files where pickles are large."""
+    return {
+        name: await _upload(name, each.value) if each.packed else each.value
+        for name, each in values.items()
+    }
+
+
+async def _upload(name: str, data: bytes) -> Any:
+    from flyte.io import File
+    from flyte.remote import upload_file
+
+    with tempfile.TemporaryDirectory(prefix="flyte-jupyter-") as folder:
+        path = Path(folder) / f"{name}.pkl"
+        path.write_bytes(data)
+        _, address = await upload_file.aio(path)
+    return File.from_existing_remote(address)
+
+
+def unboxed(value: Any) -> Any:
+    """Return an output as it was before it travelled."""
+    # Its class came by value, and so may be another than this process's.
+    return value.value if type(value).__name__ == "Box" and hasattr(value, "value") else value

@@ -1,0 +1,57 @@
+"""A backend as a process of its own, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flyteidl2.task import task_definition_pb2
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Running(NamedTuple):
+    """A backend that runs: where it answers, and where its files are."""
+
+    endpoint: str
+    folder: Path
+
+    @property
+    def init(self) -> str:
+        """Code that configures the SDK for it."""
+        return (
+            f"flyte.init(endpoint={self.endpoint!r}, insecure=True, org='org', "
+            "project='project', domain='development')"
+        )
+
+    def specs(self) -> dict[str, Any]:
+        """Return the task of each action so far, by run and action."""
+        read = task_definition_pb2.TaskSpec.FromString
+        return {
+            f"{path.parent.parent.name}/{path.parent.name}": read(path.read_bytes())
+            for path in sorted(self.folder.glob("runs/*/*/spec.pb"))
+        }
+
+
+@contextlib.contextmanager
+def backend(folder: Path) -> Iterator[Running]:
+    """Run a backend."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.flyte_backend", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=_ROOT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield Running(process.stdout.readline().strip(), folder)
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import builtins
 import contextlib
@@ -98,9 +99,22 @@ class Follower:
             self._logs[attempt] = asyncio.ensure_future(self._log(attempt))
 
     async def _log(self, attempt: int) -> None:
-        # Without a log the run is still a run; its page has what there is.
-        with contextlib.suppress(Exception):
-            async for line in self._run.action.get_logs.aio(attempt=attempt):
+        from flyte.syncify import syncify
+
+        loop, lines = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        # On the SDK's own loop from end to end: there a stream that is cut off ends quietly.
+        @syncify
+        async def read() -> None:
+            # Without a log the run is still a run; its page has what there is.
+            with contextlib.suppress(Exception):
+                async for line in self._run.action.get_logs.aio(attempt=attempt):
+                    loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, None)
+
+        reading = asyncio.ensure_future(read.aio())
+        try:
+            while (line := await lines.get()) is not None:
                 self._heard.set()
                 # The SDK puts a space in the place of a time that was not asked for.
                 text = line.removeprefix(" ")
@@ -109,6 +123,8 @@ class Follower:
                     self._on_line(text)
                 elif record.get("message", "").startswith(_LAST_LINE):
                     return
+        finally:
+            reading.cancel()
 
     async def _rest_of_logs(self) -> None:
         loop = asyncio.get_running_loop()
@@ -195,8 +211,16 @@ def failure(
     lines = ["Traceback (most recent call last):", *trace.splitlines()] if trace else []
     kind = _exception(code, namespace)
     if kind is not None:
-        return kind(said), lines
+        return kind(_unquoted(said) if kind is KeyError else said), lines
     return RemoteError(f"{code}: {said}" if code else said or f"{name} failed"), lines
+
+
+def _unquoted(key: str) -> Any:
+    """Return the key of a `KeyError`, whose text is its repr."""
+    try:
+        return ast.literal_eval(key)
+    except (SyntaxError, ValueError):
+        return key
 
 
 def _exception(code: str, namespace: Mapping[str, Any]) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flyte_jupyter.deployment.tasks import Sending, by_value
 from flyte_jupyter.deployment.values import uploaded
+from flyte_jupyter.driver.flyte_sdk.status import heard_by
 from flyte_jupyter.errors import DeploymentError, FlyteJupyterError, one_line
+from flyte_jupyter.images.recipe import is_image
 
 INTERRUPTED = "interrupted in the notebook"
 _TELEMETRY = ("DO_NOT_TRACK", "FLYTE_DISABLE_TELEMETRY", "FLYTE_DISABLE_SENTRY")
@@ -29,7 +31,12 @@ def without_telemetry() -> dict[str, str]:
     return {name: os.environ[name] for name in _TELEMETRY if os.environ.get(name)}
 
 
-async def submit(sending: Sending, name: str, context: Mapping[str, str] | None = None) -> Any:
+async def submit(
+    sending: Sending,
+    name: str,
+    context: Mapping[str, str],
+    progress: Callable[[str], None],
+) -> Any:
     """Send a task.
 
     Parameters
@@ -40,6 +47,8 @@ async def submit(sending: Sending, name: str, context: Mapping[str, str] | None 
         Of the run there.
     context
         What `flyte.get_custom_context` gives in it.
+    progress
+        Called with what is being done, such as the building of an image.
 
     Returns
     -------
@@ -51,24 +60,37 @@ async def submit(sending: Sending, name: str, context: Mapping[str, str] | None 
     DeploymentError
         It was not: the SDK is not configured, its image cannot be built, or the deployment refuses.
     """
-    import flyte
     from flyte.errors import InitializationError
 
     env = without_telemetry()
     try:
-        return await _submit(sending, name, context, env)
-    except InitializationError:
-        await _configure(flyte)
+        with heard_by(progress), by_value():
+            try:
+                return await _submit(sending, name, context, env)
+            except InitializationError:
+                await _configure()
+            return await _submit(sending, name, context, env)
+    except FlyteJupyterError:
+        raise
     except Exception as error:
         raise _refused(error) from error
-    try:
-        return await _submit(sending, name, context, env)
-    except Exception as error:
-        raise _refused(error) from error
+
+
+def images_of(environment: Any) -> list[Any]:
+    """Return the `flyte.Image`s of an environment and of those that it depends on."""
+    found, waiting, seen = [], [environment], set()
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            waiting += each.depends_on
+            if is_image(each.image):
+                found.append(each.image)
+    return found
 
 
 async def _submit(
-    sending: Sending, name: str, context: Mapping[str, str] | None, env: dict[str, str]
+    sending: Sending, name: str, context: Mapping[str, str], env: dict[str, str]
 ) -> Any:
     import flyte
 
@@ -80,10 +102,9 @@ async def _submit(
         interactive_mode=True,
         log_format="json",
         env_vars=env,
-        custom_context=dict(context or {}),
+        custom_context=dict(context),
     )
-    with by_value():
-        return await sender.run.aio(sending.task, **inputs)
+    return await sender.run.aio(sending.task, **inputs)
 
 
 async def abort_by_name(name: str) -> bool:
@@ -113,8 +134,9 @@ async def abort_by_name(name: str) -> bool:
     return True
 
 
-async def _configure(flyte: Any) -> None:
+async def _configure() -> None:
     """Configure the SDK from the file that its own command line would use."""
+    import flyte
     import flyte.config
 
     found = None
@@ -126,13 +148,8 @@ async def _configure(flyte: Any) -> None:
             seen="no endpoint is known",
             fix="Call flyte.init_from_config() or flyte.init(endpoint=...) first.",
         ) from None
-    try:
-        await flyte.init_from_config.aio()
-    except Exception as error:
-        raise _refused(error) from error
+    await flyte.init_from_config.aio()
 
 
-def _refused(error: Exception) -> FlyteJupyterError:
-    if isinstance(error, FlyteJupyterError):
-        return error
+def _refused(error: Exception) -> DeploymentError:
     return DeploymentError("Flyte did not take the run", seen=one_line(error))

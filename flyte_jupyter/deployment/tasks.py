@@ -7,6 +7,7 @@ import contextlib
 import copy
 import inspect
 import linecache
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -186,10 +187,15 @@ def _is_untyped(kind: Any) -> bool:
 
     if kind is inspect.Parameter.empty or kind is Any:
         return True
+    log = logging.getLogger("flyte")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it would be warned of a pickle, and this one is on purpose
     try:
         return type(TypeEngine.get_transformer(kind)).__name__ == "FlytePickleTransformer"
     except Exception:  # noqa: BLE001 - it is for the SDK to say what is wrong with it
         return False
+    finally:
+        log.setLevel(level)
 
 
 def _is_code(value: Any) -> bool:

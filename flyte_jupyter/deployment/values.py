@@ -92,8 +92,20 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _is_frame(value: Any) -> bool:
+    """Tell a pandas frame that Parquet gives back as it is."""
     pandas = sys.modules.get("pandas")
-    return pandas is not None and type(value) is getattr(pandas, "DataFrame", None)
+    if pandas is None or type(value) is not getattr(pandas, "DataFrame", None):
+        return False
+    if type(value.index) is not pandas.RangeIndex or value.attrs:
+        return False
+    plain = all(type(column) is str for column in value.columns) and value.columns.is_unique
+    return plain and all(_is_column(pandas, value[name]) for name in value.columns)
+
+
+def _is_column(pandas: Any, column: Any) -> bool:
+    if column.dtype == object:
+        return pandas.api.types.infer_dtype(column) == "string"
+    return column.dtype.kind in "biufM" and not isinstance(column.dtype, pandas.CategoricalDtype)
 
 
 def _common(values: list[Any]) -> Any:

@@ -27,7 +27,7 @@ async def build_image(image: Any, builder: Any, *, force: bool) -> dict[str, Any
     """
     from flyte.extend import ImageBuildEngine
 
-    if not force and (uri := await _existing(image, builder)):
+    if not force and (uri := await existing(image, builder)):
         return {"uri": uri, "built": False}
     # Forced, for else the engine would look once more and believe what it has not seen.
     made = await ImageBuildEngine.build(image, builder=builder, force=True)
@@ -35,7 +35,7 @@ async def build_image(image: Any, builder: Any, *, force: bool) -> dict[str, Any
     return {"uri": made.uri or image.uri, "built": True, "url": run.url if run else ""}
 
 
-async def _existing(image: Any, builder: Any) -> str | None:
+async def existing(image: Any, builder: Any) -> str | None:
     """Return the address of an image that somebody has seen in its registry."""
     from flyte.extend import ImageBuildEngine
 

@@ -25,7 +25,7 @@ import cloudpickle
 
 from flyte_jupyter.backends.local.packages.commands import CommandFailed, output_of
 from flyte_jupyter.errors import ImageError, one_line
-from flyte_jupyter.images.build_process import ANSWER, ORDER, build_image
+from flyte_jupyter.images.build_process import ANSWER, ORDER, build_image, existing
 
 _PROCESS = "flyte_jupyter.images.build_process"
 _ENGINES = {"local": ("docker", "Docker"), "local-podman": ("podman", "Podman")}
@@ -101,6 +101,30 @@ def build(
         answer = _here(image, chosen, force=force)
     how = "built" if answer["built"] else "is there already; --force builds it anew"
     return Built(answer["uri"], how, chosen, time.monotonic() - begun, answer.get("url", ""))
+
+
+def ensure(image: Any, progress: Callable[[str], None]) -> None:
+    """Have an image built that a deployment is to run, unless its registry has it; blocks.
+
+    Parameters
+    ----------
+    image
+        A `flyte.Image`.
+    progress
+        Called with each line that the builder writes.
+
+    Raises
+    ------
+    ImageError
+        It cannot be built, and nobody has seen it.
+    """
+    try:
+        build(image, progress=progress)
+    except ImageError as error:
+        builder = _configured("image_builder") or "local"
+        if not asyncio.run(existing(image, builder)):
+            fix = "Name an image that is there, or have Flyte build it: image_builder='remote'"
+            raise ImageError(error.what, seen=error.seen, fix=fix) from None
 
 
 def _configured(field: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import queue
 import re
@@ -18,11 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flyte_jupyter.deployment.following import Follower, Progress, failure, outputs_of
-from flyte_jupyter.deployment.submission import INTERRUPTED, abort_by_name, submit
+from flyte_jupyter.deployment.submission import INTERRUPTED, abort_by_name, images_of, submit
 from flyte_jupyter.deployment.tasks import Sending
 from flyte_jupyter.deployment.view import RunView
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.driver.relay import Sink, TextSink
+from flyte_jupyter.images.building import ensure
+from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.remote_errors import with_traceback
 from flyte_jupyter.sessions.runs import Run
 
@@ -82,7 +85,7 @@ class SentRun:
 
     async def perform(self) -> None:
         """See the run through to its end, whatever that is."""
-        self._task = asyncio.current_task()
+        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
         try:
             if self._interrupted:
                 raise asyncio.CancelledError
@@ -100,7 +103,9 @@ class SentRun:
     async def _send_and_follow(self) -> None:
         self.run.record.state = "starting"
         self._view.show("sending")
-        self._remote = await submit(self._sending, self._name, self._order.context)
+        for image in images_of(self._sending.environment):
+            await beside(functools.partial(ensure, image, self._on_step), lambda _: None)
+        self._remote = await submit(self._sending, self._name, self._order.context, self._on_step)
         self.run.record.link = self._remote.url
         if self._interrupted:
             raise asyncio.CancelledError
@@ -125,6 +130,10 @@ class SentRun:
             with contextlib.suppress(Exception):  # it is on the run's page, too
                 self._view.show_report(await self._remote.get_report.aio())
         self._view.show_all(displays, self.run.task.count)
+
+    def _on_step(self, step: str) -> None:
+        loop = self._loop
+        loop.call_soon_threadsafe(self._view.show, f"sending, {step.strip()}")
 
     def _on_progress(self, progress: Progress) -> None:
         self._view.show(progress.phase, progress)

@@ -16,6 +16,7 @@ from flyteidl2.workflow.run_service_connect import RunServiceASGIApplication
 from flyteidl2.workflow.state_service_connect import StateServiceASGIApplication
 
 from tests.flyte_backend.services import Backend
+from tests.flyte_backend.store import Store
 
 _SERVICES = (
     ClusterServiceASGIApplication,
@@ -27,44 +28,26 @@ _SERVICES = (
 
 
 class Site:
-    """The services, and a store whose signed addresses lead here."""
+    """The services of a backend."""
 
     def __init__(self, backend: Backend) -> None:
-        self._folder = backend.folder
         self._services = {app.path: app for app in (kind(backend) for kind in _SERVICES)}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        path = scope["path"]
-        service = self._services.get(path.rpartition("/")[0])
-        if service is not None:
+        if scope["type"] == "http":
+            service = self._services.get(scope["path"].rpartition("/")[0], _not_found)
             await service(scope, receive, send)
-            return
-        status, body = 404, b"not found"
-        if path.startswith("/store/"):
-            file = self._folder / path.removeprefix("/store/")
-            if scope["method"] == "PUT":
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(await _whole(receive))
-                status, body = 200, b""
-            elif file.is_file():
-                status, body = 200, file.read_bytes()
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": body})
 
 
-async def _whole(receive: Any) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
+async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    del scope, receive
+    await send({"type": "http.response.start", "status": 404, "headers": []})
+    await send({"type": "http.response.body", "body": b"not found"})
 
 
 async def _serve(folder: Path) -> None:
-    backend = Backend(folder)
+    store = Store()
+    backend = Backend(folder, store)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     backend.endpoint = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -72,11 +55,12 @@ async def _serve(folder: Path) -> None:
         uvicorn.Config(Site(backend), log_level="warning", timeout_graceful_shutdown=1)
     )
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    print(backend.endpoint, flush=True)
+    print(backend.endpoint, store.endpoint, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await backend.close()
     server.should_exit = True
     await serving
+    store.close()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from flyteidl2.core import execution_pb2
 from flyteidl2.task import common_pb2, task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2
 
+from tests.flyte_backend.store import Store
+
 ENDED = {
     phase_pb2.ACTION_PHASE_SUCCEEDED,
     phase_pb2.ACTION_PHASE_FAILED,
@@ -40,8 +42,10 @@ class Action:
         The task.
     inputs
         URI of its inputs.
-    base
-        Folder of its run.
+    folder
+        Where its run's processes have their folders.
+    store
+        The object store.
     envs
         Environment variables that the run asks for.
     parent
@@ -51,7 +55,8 @@ class Action:
     id: identifier_pb2.ActionIdentifier
     spec: task_definition_pb2.TaskSpec
     inputs: str
-    base: Path
+    folder: Path
+    store: Store
     envs: dict[str, str]
     parent: str = ""
     phase: int = phase_pb2.ACTION_PHASE_QUEUED
@@ -74,8 +79,14 @@ class Action:
         return self.phase in ENDED
 
     @property
-    def outputs(self) -> Path:
-        return self.base / self.name / str(self.attempt)
+    def base(self) -> str:
+        """Key below which everything of its run is in the store."""
+        return f"runs/{self.id.run.name}"
+
+    @property
+    def outputs(self) -> str:
+        """Key below which everything of the present attempt is."""
+        return f"{self.base}/{self.name}/{self.attempt}"
 
     # -- life -------------------------------------------------------------------------------
 
@@ -109,7 +120,7 @@ class Action:
             code = await self._attempt(endpoint)
             if self.done:
                 return
-            if (self.outputs / "outputs.pb").exists() or not (code or self._said_error()):
+            if self._read("outputs.pb") is not None or not (code or self._said_error()):
                 await self._turn(phase_pb2.ACTION_PHASE_SUCCEEDED)
                 return
             if self.error is None:
@@ -118,7 +129,7 @@ class Action:
 
     async def _attempt(self, endpoint: str) -> int:
         container, self.error = self.spec.task_template.container, None
-        folder = self.outputs / "container"
+        folder = self.folder / f"{self.name}-{self.attempt}"
         folder.mkdir(parents=True)
         self._process = await asyncio.create_subprocess_exec(
             *self._command(container),
@@ -141,9 +152,9 @@ class Action:
     def _command(self, container: Any) -> list[str]:
         known = {
             "{{.input}}": self.inputs,
-            "{{.outputPrefix}}": str(self.outputs),
-            "{{.rawOutputDataPrefix}}": str(self.base / "raw"),
-            "{{.checkpointOutputPrefix}}": str(self.outputs / "checkpoint"),
+            "{{.outputPrefix}}": self.store.address(self.outputs),
+            "{{.rawOutputDataPrefix}}": self.store.address(f"{self.base}/raw"),
+            "{{.checkpointOutputPrefix}}": self.store.address(f"{self.outputs}/checkpoint"),
             "{{.prevCheckpointPrefix}}": "",
             "{{.runName}}": self.id.run.name,
             "{{.actionName}}": self.name,
@@ -157,13 +168,12 @@ class Action:
         run = self.id.run
         return {
             "PATH": os.environ["PATH"],
-            "HOME": str(self.base),
-            "DO_NOT_TRACK": "1",
-            "FSSPEC_FILE_AUTO_MKDIR": "true",  # a store has no folders to make
+            "HOME": str(self.folder),
+            **self.store.environment,
             "_U_EP_OVERRIDE": endpoint,
             "_U_INSECURE": "true",
             "_U_ORG_NAME": run.org,
-            "_U_RUN_BASE": str(self.base),
+            "_U_RUN_BASE": self.store.address(self.base),
             "FLYTE_INTERNAL_EXECUTION_PROJECT": run.project,
             "FLYTE_INTERNAL_EXECUTION_DOMAIN": run.domain,
             "ACTION_NAME": self.name,
@@ -173,10 +183,10 @@ class Action:
         }
 
     def _said_error(self) -> bool:
-        path = self.outputs / "error.pb"
-        if not path.exists():
+        data = self._read("error.pb")
+        if data is None:
             return False
-        said = execution_pb2.ErrorDocument.FromString(path.read_bytes()).error
+        said = execution_pb2.ErrorDocument.FromString(data).error
         self.error = (said.code, said.message)
         return True
 
@@ -254,8 +264,9 @@ class Action:
 
     def data(self) -> tuple[common_pb2.Inputs, common_pb2.Outputs | None]:
         """Return inputs, and outputs if there are any."""
-        inputs = common_pb2.Inputs.FromString(Path(self.inputs).read_bytes())
-        path = self.outputs / "outputs.pb"
-        if not path.exists():
-            return inputs, None
-        return inputs, common_pb2.Outputs.FromString(path.read_bytes())
+        inputs = common_pb2.Inputs.FromString(self.store.read(self.inputs) or b"")
+        outputs = self._read("outputs.pb")
+        return inputs, None if outputs is None else common_pb2.Outputs.FromString(outputs)
+
+    def _read(self, name: str) -> bytes | None:
+        return self.store.read(f"{self.outputs}/{name}")

@@ -11,29 +11,35 @@ from typing import Any, NamedTuple
 
 from flyteidl2.task import task_definition_pb2
 
+from tests.flyte_backend.store import KEY, REGION, SECRET
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Running(NamedTuple):
-    """A backend that runs: where it answers, and where its files are."""
+    """A backend that runs: where it and its store answer, and where its files are."""
 
     endpoint: str
+    store: str
     folder: Path
 
     @property
     def init(self) -> str:
         """Code that configures the SDK for it."""
         return (
+            "import flyte, flyte.storage\n"
             f"flyte.init(endpoint={self.endpoint!r}, insecure=True, org='org', "
-            "project='project', domain='development')"
+            "project='project', domain='development', storage=flyte.storage.S3("
+            f"endpoint={self.store!r}, access_key_id={KEY!r}, secret_access_key={SECRET!r}, "
+            f"region={REGION!r}))"
         )
 
     def specs(self) -> dict[str, Any]:
         """Return the task of each action so far, by run and action."""
         read = task_definition_pb2.TaskSpec.FromString
         return {
-            f"{path.parent.parent.name}/{path.parent.name}": read(path.read_bytes())
-            for path in sorted(self.folder.glob("runs/*/*/spec.pb"))
+            f"{path.parent.name}/{path.stem}": read(path.read_bytes())
+            for path in sorted(self.folder.glob("*/*.pb"))
         }
 
 
@@ -50,7 +56,7 @@ def backend(folder: Path) -> Iterator[Running]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield Running(process.stdout.readline().strip(), folder)
+        yield Running(*process.stdout.readline().split(), folder)
     finally:
         process.stdin.close()
         process.wait()

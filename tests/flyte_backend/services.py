@@ -29,6 +29,7 @@ from flyteidl2.workflow.run_service_connect import RunService
 from flyteidl2.workflow.state_service_connect import StateService
 
 from tests.flyte_backend.actions import Action
+from tests.flyte_backend.store import Store
 
 
 class Backend(ClusterService, DataProxyService, RunService, QueueService, StateService):
@@ -37,11 +38,13 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
     Parameters
     ----------
     folder
-        Where files of runs, and what is uploaded, are kept.
+        Where processes of runs have their folders.
+    store
+        The object store.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.folder, self.store = folder, store
         self.endpoint = ""
         self.actions: dict[tuple[str, str], Action] = {}
         self.queued_for = 0.0
@@ -66,19 +69,19 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
 
     async def create_upload_location(self, request: Any, ctx: Any) -> Any:
         del ctx
-        path = f"uploads/{next(self._uploads)}/{request.filename}"
+        root = request.filename_root or str(next(self._uploads))
+        path = f"uploads/{root}/{request.filename}"
         return dataproxy_service_pb2.CreateUploadLocationResponse(
-            signed_url=f"{self.endpoint}/store/{path}", native_url=str(self.folder / path)
+            signed_url=self.store.signed(path, "put_object"), native_url=self.store.address(path)
         )
 
     async def upload_inputs(self, request: Any, ctx: Any) -> Any:
         del ctx
         data = request.inputs.SerializeToString()
-        path = self.folder / "inputs" / str(next(self._uploads)) / "inputs.pb"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(data)
+        path = f"inputs/{next(self._uploads)}/inputs.pb"
+        self.store.write(path, data)
         response = dataproxy_service_pb2.UploadInputsResponse()
-        response.offloaded_input_data.uri = str(path)
+        response.offloaded_input_data.uri = self.store.address(path)
         response.offloaded_input_data.inputs_hash = hashlib.sha256(data).hexdigest()
         return response
 
@@ -100,11 +103,10 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
     async def create_download_link(self, request: Any, ctx: Any) -> Any:
         del ctx
         action = self._action(request.action_attempt_id.action_id)
-        report = action.outputs / "report.html"
+        report = f"{action.outputs}/report.html"
         response = dataproxy_service_pb2.CreateDownloadLinkResponse()
-        if report.exists():
-            path = report.relative_to(self.folder)
-            response.pre_signed_urls.signed_url.append(f"{self.endpoint}/store/{path}")
+        if self.store.read(report) is not None:
+            response.pre_signed_urls.signed_url.append(self.store.signed(report, "get_object"))
         return response
 
     # -- RunService ---------------------------------------------------------------------------
@@ -119,7 +121,8 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
             id=identifier_pb2.ActionIdentifier(run=run, name="a0"),
             spec=request.task_spec,
             inputs=request.offloaded_input_data.uri,
-            base=self.folder / "runs" / run.name,
+            folder=self.folder / run.name,
+            store=self.store,
             envs=envs,
         )
         await self._start(action)
@@ -178,7 +181,8 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
             id=request.action_id,
             spec=request.task.spec,
             inputs=request.input_uri,
-            base=first.base,
+            folder=first.folder,
+            store=self.store,
             envs=first.envs,
             parent=request.parent_action_name,
         )
@@ -209,9 +213,8 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
 
     async def _start(self, action: Action) -> None:
         self.actions[action.id.run.name, action.name] = action
-        folder = action.base / action.name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "spec.pb").write_bytes(action.spec.SerializeToString())
+        action.folder.mkdir(parents=True, exist_ok=True)
+        (action.folder / f"{action.name}.pb").write_bytes(action.spec.SerializeToString())
         action.start(self.endpoint)
         task = asyncio.get_running_loop().create_task(self._spread(action))
         action.spreading = task  # type: ignore[attr-defined]
@@ -232,7 +235,7 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
 def _update(action: Action) -> state_service_pb2.ActionUpdate:
     update = state_service_pb2.ActionUpdate(action_id=action.id, phase=action.phase)
     if action.phase == phase_pb2.ACTION_PHASE_SUCCEEDED:
-        update.output_uri = str(action.outputs)
+        update.output_uri = action.store.address(action.outputs)
     if action.error:
         code, message = action.error
         kind = execution_pb2.ExecutionError.USER

@@ -32,5 +32,7 @@ def told() -> Iterator[None]:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
             trace = trace.tb_next
-        lines = "".join(traceback.format_exception(type(error), error, trace))
-        raise RuntimeUserError(type(error).__name__, f"{error}\n\n{lines}") from None
+        text = str(error)
+        if trace is not None:
+            text += "\n\n" + "".join(traceback.format_exception(type(error), error, trace))
+        raise RuntimeUserError(type(error).__name__, text) from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flyte_jupyter.deployment.quiet import quietly
 from flyte_jupyter.deployment.travelling.displays import SHOWN
 from flyte_jupyter.deployment.values import unboxed
 from flyte_jupyter.errors import DeploymentError, RemoteError, TaskTimeout, one_line
@@ -80,7 +81,8 @@ class Follower:
                     self._read_log(attempt)
             if details is None or not details.done():
                 raise DeploymentError(f"run {self._run.name} is out of sight", seen=self._run.url)
-            await self._rest_of_logs()
+            if details.phase.value != "aborted":  # else nobody waits for more
+                await self._rest_of_logs()
         except DeploymentError:
             raise
         except Exception as error:
@@ -99,12 +101,8 @@ class Follower:
             self._logs[attempt] = asyncio.ensure_future(self._log(attempt))
 
     async def _log(self, attempt: int) -> None:
-        from flyte.syncify import syncify
-
         loop, lines = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
-        # On the SDK's own loop from end to end: there a stream that is cut off ends quietly.
-        @syncify
         async def read() -> None:
             # Without a log the run is still a run; its page has what there is.
             with contextlib.suppress(Exception):
@@ -112,7 +110,7 @@ class Follower:
                     loop.call_soon_threadsafe(lines.put_nowait, line)
             loop.call_soon_threadsafe(lines.put_nowait, None)
 
-        reading = asyncio.ensure_future(read.aio())
+        reading = asyncio.ensure_future(quietly(read))
         try:
             while (line := await lines.get()) is not None:
                 self._heard.set()
@@ -202,7 +200,7 @@ def failure(
     phase = details.phase.value
     if phase == "aborted":
         reason = details.abort_info.reason if details.abort_info else ""
-        return KeyboardInterrupt(f"the run was aborted: {reason}" if reason else ""), []
+        return DeploymentError(f"{name} was aborted on Flyte", seen=reason), []
     if phase == "timed_out":
         return TaskTimeout(f"{name} ran longer than it may"), []
     info = details.error_info

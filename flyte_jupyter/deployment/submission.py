@@ -8,12 +8,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flyte_jupyter.deployment.quiet import quietly
 from flyte_jupyter.deployment.tasks import Sending, by_value
 from flyte_jupyter.deployment.values import uploaded
 from flyte_jupyter.driver.flyte_sdk.status import heard_by
 from flyte_jupyter.errors import DeploymentError, FlyteJupyterError, one_line
 from flyte_jupyter.images.recipe import is_image
 
+_NOT_CONFIGURED = ("ClientNotInitializedError", "NotInitConfiguredError")
 INTERRUPTED = "interrupted in the notebook"
 _TELEMETRY = ("DO_NOT_TRACK", "FLYTE_DISABLE_TELEMETRY", "FLYTE_DISABLE_SENTRY")
 
@@ -67,7 +69,9 @@ async def submit(
         with heard_by(progress), by_value():
             try:
                 return await _submit(sending, name, context, env)
-            except InitializationError:
+            except InitializationError as error:
+                if error.code not in _NOT_CONFIGURED:
+                    raise
                 await _configure()
             return await _submit(sending, name, context, env)
     except FlyteJupyterError:
@@ -94,7 +98,7 @@ async def _submit(
 ) -> Any:
     import flyte
 
-    inputs = await uploaded(sending.inputs)
+    inputs = await quietly(lambda: uploaded(sending.inputs))
     # A record of the SDK's is one line then, which can be told from what the task prints.
     sender = flyte.with_runcontext(
         mode="remote",
@@ -104,7 +108,7 @@ async def _submit(
         env_vars=env,
         custom_context=dict(context),
     )
-    return await sender.run.aio(sending.task, **inputs)
+    return await quietly(lambda: sender.run.aio(sending.task, **inputs))
 
 
 async def abort_by_name(name: str) -> bool:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -131,7 +132,8 @@ def cell_task(
     function.__module__ = "__main__"
     function.__signature__ = inspect.Signature()  # its inputs are told below
     environment = _with_those_it_calls(declared, code)
-    made = environment.task(timeout=int(cell.timeout), retries=cell.retries)(function)
+    limit = timedelta(seconds=cell.timeout)
+    made = environment.task(timeout=limit, retries=cell.retries)(function)
     outputs = {**dict.fromkeys(returns, output(box)), SHOWN: str}
     interface = NativeInterface(inputs=inputs_of(inputs), outputs=outputs)
     made = replace(made, interface=interface)

@@ -104,7 +104,7 @@ def _is_frame(value: Any) -> bool:
 
 def _is_column(pandas: Any, column: Any) -> bool:
     if column.dtype == object:
-        return pandas.api.types.infer_dtype(column) == "string"
+        return bool(pandas.api.types.infer_dtype(column) == "string")
     return column.dtype.kind in "biufM" and not isinstance(column.dtype, pandas.CategoricalDtype)
 
 

@@ -96,6 +96,8 @@ class SentRun:
         except asyncio.CancelledError:
             await self._give_up()
         except BaseException as error:  # noqa: BLE001 - it is the run's to raise, whatever it is
+            if self._remote is None:
+                self._view.show("not sent")
             self.run.end("failed", error)
         finally:
             os.close(self._log)
@@ -116,9 +118,7 @@ class SentRun:
 
     def _failure(self, details: Any) -> BaseException:
         error, lines = failure(details, self.run.id, self._order.namespace)
-        if self._interrupted and not isinstance(error, KeyboardInterrupt):
-            return with_traceback(KeyboardInterrupt(), lines)
-        return with_traceback(error, lines)
+        return with_traceback(KeyboardInterrupt() if self._interrupted else error, lines)
 
     async def _receive(self) -> None:
         outputs, displays = await outputs_of(self._remote, self._sending.outputs)

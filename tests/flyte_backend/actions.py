@@ -140,14 +140,23 @@ class Action:
             start_new_session=True,
         )
         await self._turn(phase_pb2.ACTION_PHASE_RUNNING)
+        limiting = asyncio.get_running_loop().create_task(self._limit())
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self.lines.append(line.decode(errors="replace").rstrip("\n"))
             await self._tell()
         code = await self._process.wait()
+        limiting.cancel()
         self._kill()
         shutil.rmtree(folder, ignore_errors=True)
         return code
+
+    async def _limit(self) -> None:
+        seconds = self.spec.task_template.metadata.timeout.ToTimedelta().total_seconds()
+        if seconds:
+            await asyncio.sleep(seconds)
+            self._kill()
+            await self._turn(phase_pb2.ACTION_PHASE_TIMED_OUT)
 
     def _command(self, container: Any) -> list[str]:
         known = {

@@ -85,13 +85,13 @@ class Notebook:
     Parameters
     ----------
     modules
-        Returns the local modules that code needs, by name: those that are imported, and those that
-        are named here.
+        Returns the local modules that are needed, by name: called with the text of code, and with
+        pickles.
     cells
         File names of its cells.
     """
 
-    modules: Callable[[Sequence[str]], Mapping[str, Module]]
+    modules: Callable[[Sequence[str], Sequence[bytes]], Mapping[str, Module]]
     cells: Sequence[str] = field(default=())
 
 
@@ -137,7 +137,7 @@ def cell_task(
     outputs = {**dict.fromkeys(returns, output(box)), SHOWN: str}
     interface = NativeInterface(inputs=inputs_of(inputs), outputs=outputs)
     made = replace(made, interface=interface)
-    sent = _with_luggage(made, of, [cell.code], {file: "\n" * cell.lines + cell.code})
+    sent = _with_luggage(made, inputs, of, (file, "\n" * cell.lines + cell.code))
     return Sending(sent, inputs, environment)
 
 
@@ -180,7 +180,7 @@ def function_task(
         inputs={**interface.inputs, **inputs_of(inputs)},
         outputs=interface.outputs if declared else {"o0": output(box)},
     )
-    return Sending(_with_luggage(made, of, [], {}), inputs, environment)
+    return Sending(_with_luggage(made, inputs, of), inputs, environment)
 
 
 def _is_untyped(kind: Any) -> bool:
@@ -231,19 +231,48 @@ def _with_those_it_calls(declared: Any, code: Mapping[str, Any]) -> Any:
     return declared.clone_with(declared.name, depends_on=[*declared.depends_on, *more])
 
 
-def _with_luggage(task: Any, of: Notebook, codes: Sequence[str], cells: Mapping[str, str]) -> Any:
-    """Return a task that takes along what it needs in a container."""
+def _with_luggage(
+    task: Any, inputs: Mapping[str, Typed], of: Notebook, cell: tuple[str, str] | None = None
+) -> Any:
+    """Return a task that takes along what it needs in a container.
+
+    Parameters
+    ----------
+    task
+        The task.
+    inputs
+        What it is called with.
+    of
+        The notebook.
+    cell
+        File name and text of the cell that it runs, if it runs one.
+    """
     with by_value():
         try:
             data = cloudpickle.dumps(task)
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything
             raise CaptureError(f"{task.name} cannot be sent", seen=one_line(error)) from None
-    # Only cells whose functions travel: what others say may be nobody's business there.
-    of_functions = {
-        name: "".join(linecache.getlines(name)) for name in of.cells if name.encode() in data
-    }
-    luggage = Luggage(of.modules([*codes, *of_functions.values()]), {**of_functions, **cells})
-    return _sent(task, luggage)
+    texts = {name: "".join(linecache.getlines(name)) for name in of.cells if name.encode() in data}
+    shown = {name: _definitions(text) for name, text in texts.items()}
+    if cell is not None:
+        texts |= [cell]
+        shown |= [cell]
+    pickles = [data, *(each.pickle for each in inputs.values())]
+    return _sent(task, Luggage(of.modules(list(texts.values()), pickles), shown))
+
+
+def _definitions(text: str) -> str:
+    """Blank what of a cell is no function or class: that is nobody's business elsewhere."""
+    kept: set[int] = set()
+    try:
+        body = ast.parse(text).body
+    except SyntaxError:  # there are magics in it
+        return ""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            kept.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = text.splitlines(keepends=True)
+    return "".join(line if n in kept else "\n" for n, line in enumerate(lines, 1))
 
 
 def _sent(task: Any, luggage: Luggage) -> Any:

@@ -31,8 +31,10 @@ class Typed(NamedTuple):
 
     type: Any
     value: Any
+    pickle: bytes = b""
+    """It, pickled, if Flyte has no type for it."""
     packed: bool = False
-    """Whether it is to become a file with a pickle in it; `value` is that pickle."""
+    """Whether that is to become a file."""
 
 
 def typed(name: str, value: Any) -> Typed:
@@ -62,10 +64,10 @@ def typed(name: str, value: Any) -> Typed:
     if len(data) > INLINE or sys.getsizeof(value) > INLINE:
         from flyte.io import File
 
-        return Typed(File, data, packed=True)
+        return Typed(File, value, data, packed=True)
     from flyte.types import FlytePickle
 
-    return Typed(FlytePickle, value)
+    return Typed(FlytePickle, value, data)
 
 
 def plain_type(value: Any) -> Any:
@@ -140,7 +142,7 @@ def packed(values: Mapping[str, Typed]) -> frozenset[str]:
 async def uploaded(values: Mapping[str, Typed]) -> dict[str, Any]:
     """Return values as the SDK takes them, with files where pickles are large."""
     return {
-        name: await _upload(name, each.value) if each.packed else each.value
+        name: await _upload(name, each.pickle) if each.packed else each.value
         for name, each in values.items()
     }
 

@@ -76,11 +76,15 @@ class Sender:
     def _notebook(self, task: CellTask) -> Notebook:
         from flyte_jupyter.deployment.tasks import Notebook
 
-        def modules(codes: Sequence[str]) -> dict[str, Module]:
-            imported = set(self._reader.local_modules.find())
+        def modules(codes: Sequence[str], pickles: Sequence[bytes]) -> dict[str, Module]:
+            needed = {
+                name
+                for name in self._reader.local_modules.find()
+                if any(name.encode() in pickle for pickle in pickles)
+            }
             for code in codes:
-                imported |= local_sources.imported_by(ast.parse(self._reader.transform(code)))
-            return local_sources.texts(imported)
+                needed |= local_sources.imported_by(ast.parse(self._reader.transform(code)))
+            return local_sources.texts(needed)
 
         return Notebook(modules, tuple(task.cells))
 

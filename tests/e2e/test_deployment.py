@@ -296,6 +296,16 @@ def test_telemetry_is_off_in_both_places(book):
     assert book.value("found, os.environ['DO_NOT_TRACK']") == ("1", "1")
 
 
+def test_no_more_goes_than_is_needed(book, flyte_backend, tmp_path):
+    book.run("import pack\nunused = pack\ntoken = 'not-for-others'\n\ndef used():\n    return 3")
+    book.run(send("import sys, linecache\nfound = str(linecache.cache), used()", "-o found"))
+    assert book.value("'not-for-others' in found[0], 'def used' in found[0]") == (False, True)
+    body = "import sys\nfound = [each for each in ('pa' 'ck', 'hel' 'pers') if any(each in "
+    body += "getattr(finder, 'modules', ()) for finder in sys.meta_path)]"
+    book.run(send(body, "-o found"))
+    assert book.value("found") == []
+
+
 # -- how it is seen ---------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.bench import (
     connectors,
     dask_rows,
+    deployment,
     functions,
     interrupting,
     killing,
@@ -34,6 +35,7 @@ GROUPS: dict[str, Group] = {
     "flood": output.flood,
     "functions": functions.functions,
     "connectors": connectors.connectors,
+    "deployment": deployment.deployment,
     "interrupts": interrupting.interrupts,
     "dask": dask_rows.dask_rows,
     "ray": ray_rows.ray_rows,

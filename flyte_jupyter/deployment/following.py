@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import builtins
 import contextlib
 import json
@@ -11,16 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flyte_jupyter.deployment.quiet import quietly
+from flyte_jupyter.deployment.logs import RunLogs
 from flyte_jupyter.deployment.travelling.displays import SHOWN
+from flyte_jupyter.deployment.travelling.errors import MARK
 from flyte_jupyter.deployment.values import unboxed
 from flyte_jupyter.errors import DeploymentError, RemoteError, TaskTimeout, one_line
-
-_LAST_LINE = "Flyte runtime completed"
-_QUIET = 2.0
-"""Seconds without a line after which the log of a run that has ended is taken for whole."""
-_PATIENCE = 10.0
-"""Seconds after its end that lines of a run are waited for."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +29,21 @@ class Progress:
         Which attempt it is.
     name, url
         Of the run, and of its page in the console.
+    seconds
+        How long it has taken so far.
     """
 
     phase: str
     attempt: int
     name: str
     url: str
+    seconds: float = 0.0
 
 
-class Follower:
-    """Follows one run.
+async def follow(
+    run: Any, on_progress: Callable[[Progress], None], on_line: Callable[[str], None]
+) -> Any:
+    """Return a run's last `ActionDetails`, when it has ended and its log is read.
 
     Parameters
     ----------
@@ -54,103 +53,35 @@ class Follower:
         Called with each change.
     on_line
         Called with each line that the task prints.
+
+    Raises
+    ------
+    DeploymentError
+        It is not to be seen any more.
     """
-
-    def __init__(
-        self, run: Any, on_progress: Callable[[Progress], None], on_line: Callable[[str], None]
-    ) -> None:
-        self._run, self._on_progress, self._on_line = run, on_progress, on_line
-        self._logs: dict[int, asyncio.Task[None]] = {}
-        self._heard = asyncio.Event()
-
-    async def follow(self) -> Any:
-        """Return the run's last `ActionDetails`, when it has ended and its log is read.
-
-        Raises
-        ------
-        DeploymentError
-            It is not to be seen any more.
-        """
-        details = None
-        try:
-            async for details in self._run.action.watch():
-                attempt = max(details.attempts, 1)
-                progress = Progress(details.phase.value, attempt, self._run.name, self._run.url)
-                self._on_progress(progress)
-                if details.is_running or details.done() or details.logs_available():
-                    self._read_log(attempt)
-            if details is None or not details.done():
-                raise DeploymentError(f"run {self._run.name} is out of sight", seen=self._run.url)
-            if details.phase.value != "aborted":  # else nobody waits for more
-                await self._rest_of_logs()
-        except DeploymentError:
-            raise
-        except Exception as error:
-            raise DeploymentError(
-                f"run {self._run.name} is out of sight",
-                seen=one_line(error),
-                fix=f"It goes on: {self._run.url}",
-            ) from error
-        finally:
-            for log in self._logs.values():
-                log.cancel()
-        return details
-
-    def _read_log(self, attempt: int) -> None:
-        if attempt not in self._logs:
-            self._logs[attempt] = asyncio.ensure_future(self._log(attempt))
-
-    async def _log(self, attempt: int) -> None:
-        loop, lines = asyncio.get_running_loop(), asyncio.Queue[str | None]()
-
-        async def read() -> None:
-            # Without a log the run is still a run; its page has what there is.
-            with contextlib.suppress(Exception):
-                async for line in self._run.action.get_logs.aio(attempt=attempt):
-                    loop.call_soon_threadsafe(lines.put_nowait, line)
-            loop.call_soon_threadsafe(lines.put_nowait, None)
-
-        reading = asyncio.ensure_future(quietly(read))
-        try:
-            while (line := await lines.get()) is not None:
-                self._heard.set()
-                # The SDK puts a space in the place of a time that was not asked for.
-                text = line.removeprefix(" ")
-                record = _record(text)
-                if record is None:
-                    self._on_line(text)
-                elif record.get("message", "").startswith(_LAST_LINE):
-                    return
-        finally:
-            reading.cancel()
-
-    async def _rest_of_logs(self) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + _PATIENCE
-        while loop.time() < end:
-            waiting = [log for log in self._logs.values() if not log.done()]
-            if not waiting:
-                return
-            self._heard.clear()
-            heard = asyncio.ensure_future(self._heard.wait())
-            done, _ = await asyncio.wait(
-                [*waiting, heard], timeout=_QUIET, return_when=asyncio.FIRST_COMPLETED
-            )
-            heard.cancel()
-            if not done:
-                return
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    """Return a line as a record of the SDK's own log; None if it is what the task prints."""
-    if "[flyte]" in line[:80]:
-        return {}
-    if line.startswith("{"):
-        with contextlib.suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict) and found.get("is_flyte_internal"):
-                return found
-    return None
+    details, logs = None, RunLogs(run.action, on_line)
+    try:
+        async for details in run.action.watch():
+            attempt = max(details.attempts, 1)
+            phase, seconds = details.phase.value, details.runtime.total_seconds()
+            on_progress(Progress(phase, attempt, run.name, run.url, seconds))
+            if details.is_running or details.done() or details.logs_available():
+                logs.read(attempt)
+        if details is None or not details.done():
+            raise DeploymentError(f"run {run.name} is out of sight", fix=f"See {run.url}")
+        if details.phase.value != "aborted":  # else nobody waits for more
+            await logs.finish()
+    except DeploymentError:
+        raise
+    except Exception as error:
+        raise DeploymentError(
+            f"run {run.name} is out of sight",
+            seen=one_line(error),
+            fix=f"It goes on: {run.url}",
+        ) from error
+    finally:
+        logs.close()
+    return details
 
 
 async def outputs_of(run: Any, types: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -205,11 +136,12 @@ def failure(
         return TaskTimeout(f"{name} ran longer than it may"), []
     info = details.error_info
     code, message = (info.code, info.message) if info else ("", "")
-    said, _, trace = message.partition("\n\nTraceback (most recent call last):\n")
-    lines = ["Traceback (most recent call last):", *trace.splitlines()] if trace else []
+    said, _, trace = message.partition(MARK)
+    lines = trace.splitlines()
     kind = _exception(code, namespace)
     if kind is not None:
-        return kind(_unquoted(said) if kind is KeyError else said), lines
+        with contextlib.suppress(Exception):  # one that is made of more than its text
+            return kind(_unquoted(said) if kind is KeyError else said), lines
     return RemoteError(f"{code}: {said}" if code else said or f"{name} failed"), lines
 
 
@@ -231,6 +163,5 @@ def _exception(code: str, namespace: Mapping[str, Any]) -> Any:
     plain = (Exception.__init__, Exception.__new__)
     if kind.__module__ != "builtins" and (kind.__init__, kind.__new__) != plain:
         return None
-    if issubclass(kind, UnicodeError):
-        return None  # it wants more than a text
-    return kind
+    # Python takes these for the end of something, wherever they are raised.
+    return None if issubclass(kind, StopIteration | StopAsyncIteration) else kind

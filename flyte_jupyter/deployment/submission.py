@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flyte_jupyter.deployment.quiet import quietly
 from flyte_jupyter.deployment.tasks import Sending, by_value
 from flyte_jupyter.deployment.values import uploaded
-from flyte_jupyter.driver.flyte_sdk.status import heard_by
-from flyte_jupyter.errors import DeploymentError, FlyteJupyterError, one_line
+from flyte_jupyter.driver.flyte_sdk.status import client_is_configured, heard_by
+from flyte_jupyter.errors import DeploymentError, one_line
 from flyte_jupyter.images.recipe import is_image
 
-_NOT_CONFIGURED = ("ClientNotInitializedError", "NotInitConfiguredError")
+_PERHAPS_TAKEN = ("RunAlreadyExistsError", "RunCreationError", "SystemUnavailableError")
+_LOOKS = (0.0, 0.3, 0.7, 1.0)
+"""Seconds before each look for a run whose request was cut off."""
 INTERRUPTED = "interrupted in the notebook"
 _TELEMETRY = ("DO_NOT_TRACK", "FLYTE_DISABLE_TELEMETRY", "FLYTE_DISABLE_SENTRY")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a task is to be sent.
+
+    Parameters
+    ----------
+    name
+        Of the run there.
+    context
+        What `flyte.get_custom_context` gives in it.
+    env
+        Environment variables for it.
+    progress
+        Called with what is being done.
+    """
+
+    name: str
+    context: Mapping[str, str]
+    env: Mapping[str, str]
+    progress: Callable[[str], None]
 
 
 def without_telemetry() -> dict[str, str]:
@@ -33,24 +59,67 @@ def without_telemetry() -> dict[str, str]:
     return {name: os.environ[name] for name in _TELEMETRY if os.environ.get(name)}
 
 
-async def submit(
-    sending: Sending,
-    name: str,
-    context: Mapping[str, str],
-    progress: Callable[[str], None],
-) -> Any:
+async def configure() -> dict[str, str]:
+    """See to it that the SDK knows a deployment: one that it was told, or that of its file.
+
+    Returns
+    -------
+    dict of str
+        Environment variables for what runs there.
+
+    Raises
+    ------
+    DeploymentError
+        It knows none.
+    """
+    import flyte
+    import flyte.config
+
+    env = without_telemetry()
+    if client_is_configured():
+        return env
+    found = None
+    with contextlib.suppress(Exception):
+        found = flyte.config.auto().platform.endpoint
+    if not found:
+        raise DeploymentError(
+            "Flyte is not configured",
+            seen="no endpoint is known",
+            fix="Call flyte.init_from_config() or flyte.init(endpoint=...) first.",
+        )
+    try:
+        await quietly(flyte.init_from_config.aio)
+    except Exception as error:
+        raise _refused(error) from error
+    return env
+
+
+async def upload(sending: Sending, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Upload what is too large to go with the request; returns the arguments for `submit`.
+
+    Raises
+    ------
+    DeploymentError
+        The deployment does not take it.
+    """
+    try:
+        with heard_by(progress):
+            return await quietly(lambda: uploaded(sending.inputs))
+    except Exception as error:
+        raise _refused(error) from error
+
+
+async def submit(sending: Sending, inputs: Mapping[str, Any], options: RunOptions) -> Any:
     """Send a task.
 
     Parameters
     ----------
     sending
         What to send.
-    name
-        Of the run there.
-    context
-        What `flyte.get_custom_context` gives in it.
-    progress
-        Called with what is being done, such as the building of an image.
+    inputs
+        Its arguments, as `upload` gives them.
+    options
+        How.
 
     Returns
     -------
@@ -60,23 +129,28 @@ async def submit(
     Raises
     ------
     DeploymentError
-        It was not: the SDK is not configured, its image cannot be built, or the deployment refuses.
+        It was not.
     """
-    from flyte.errors import InitializationError
+    import flyte
 
-    env = without_telemetry()
+    # A record of the SDK's is one line then, which can be told from what the task prints.
+    sender = flyte.with_runcontext(
+        mode="remote",
+        name=options.name,
+        interactive_mode=True,
+        log_format="json",
+        env_vars=dict(options.env),
+        custom_context=dict(options.context),
+    )
     try:
-        with heard_by(progress), by_value():
-            try:
-                return await _submit(sending, name, context, env)
-            except InitializationError as error:
-                if error.code not in _NOT_CONFIGURED:
-                    raise
-                await _configure()
-            return await _submit(sending, name, context, env)
-    except FlyteJupyterError:
-        raise
+        with heard_by(options.progress), by_value():
+            return await quietly(lambda: sender.run.aio(sending.task, **inputs))
     except Exception as error:
+        # The answer may have been lost, and what the SDK then asks again be refused.
+        if getattr(error, "code", "") in _PERHAPS_TAKEN:
+            with contextlib.suppress(Exception):
+                if run := await _find(options.name):
+                    return run
         raise _refused(error) from error
 
 
@@ -119,40 +193,36 @@ async def abort_by_name(name: str) -> bool:
     name
         Of the run.
     """
+    for pause in _LOOKS:  # the request may still be on its way
+        await asyncio.sleep(pause)
+        try:
+            run = await _find(name)
+            if run is not None:
+                await quietly(functools.partial(run.abort.aio, reason=INTERRUPTED))
+                return True
+        except Exception:  # noqa: BLE001 - whatever it is, nothing is known of the run
+            return False
+    return True
+
+
+async def _find(name: str) -> Any:
+    """Return a run by its name; None if there is none.
+
+    Raises
+    ------
+    Exception
+        That cannot be told.
+    """
     from connectrpc.code import Code
     from connectrpc.errors import ConnectError
     from flyte.remote import Run
 
-    for pause in (0.0, 1.0):  # the request may still be on its way
-        await asyncio.sleep(pause)
-        try:
-            run = await Run.get.aio(name=name)
-            await run.abort.aio(reason=INTERRUPTED)
-        except ConnectError as error:
-            if error.code != Code.NOT_FOUND:
-                return False
-        except Exception:  # noqa: BLE001 - whatever it is, nothing is known of the run
-            return False
-        else:
-            return True
-    return True
-
-
-async def _configure() -> None:
-    """Configure the SDK from the file that its own command line would use."""
-    import flyte
-    import flyte.config
-
-    found = None
-    with contextlib.suppress(Exception):
-        found = flyte.config.auto().platform.endpoint
-    if not found:
-        raise DeploymentError(
-            "Flyte is not configured",
-            seen="no endpoint is known",
-            fix="Call flyte.init_from_config() or flyte.init(endpoint=...) first.",
-        ) from None
-    await flyte.init_from_config.aio()
+    try:
+        return await quietly(lambda: Run.get.aio(name=name))
+    except ConnectError as error:
+        if error.code != Code.NOT_FOUND:
+            raise
+        return None
 
 
 def _refused(error: Exception) -> DeploymentError:

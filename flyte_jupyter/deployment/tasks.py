@@ -22,7 +22,7 @@ from flyte_jupyter.deployment.travelling.boxes import make_box
 from flyte_jupyter.deployment.travelling.cell import Cell
 from flyte_jupyter.deployment.travelling.displays import SHOWN
 from flyte_jupyter.deployment.travelling.functions import as_sent
-from flyte_jupyter.deployment.travelling.luggage import Luggage, Module, reduced
+from flyte_jupyter.deployment.travelling.luggage import Luggage, reduced
 from flyte_jupyter.deployment.values import Typed, inputs_of, output, packed, typed
 from flyte_jupyter.driver.decorated import is_decorated
 from flyte_jupyter.errors import CaptureError, UsageError, one_line
@@ -62,8 +62,6 @@ class CellText:
         Its text, as Python.
     name
         What its run is called.
-    count
-        The notebook's execution count.
     lines
         Lines above `code`.
     timeout, retries
@@ -72,7 +70,6 @@ class CellText:
 
     code: str
     name: str
-    count: int = 0
     lines: int = 0
     timeout: float = 0.0
     retries: int = 0
@@ -85,13 +82,13 @@ class Notebook:
     Parameters
     ----------
     modules
-        Returns the local modules that are needed, by name: called with the text of code, and with
-        pickles.
+        Returns the files of local modules that are needed, by path: called with the text of code,
+        and with pickles.
     cells
         File names of its cells.
     """
 
-    modules: Callable[[Sequence[str], Sequence[bytes]], Mapping[str, Module]]
+    modules: Callable[[Sequence[str], Sequence[bytes]], Mapping[str, bytes]]
     cells: Sequence[str] = field(default=())
 
 
@@ -125,7 +122,7 @@ def cell_task(
     _check_plain(cell.code)
     code = {name: value for name, value in values.items() if _is_code(value)}
     inputs = {name: typed(name, value) for name, value in values.items() if name not in code}
-    box, file = make_box(), f"In[{cell.count}]"
+    box, file = make_box(), f"<{cell.name}>"
     body = Cell(cell.code, file, cell.lines, code, packed(inputs), tuple(returns), box)
     function = body.as_function()
     function.__name__ = function.__qualname__ = cell.name.replace("-", "_")
@@ -165,20 +162,25 @@ def function_task(
     function = getattr(task, "func", None)
     if function is None or is_decorated(task):
         inputs = {name: Typed(None, value) for name, value in arguments.items()}
-        return Sending(task, inputs, environment)
+        sent = task if function is None else _with_luggage(task, inputs, of)
+        return Sending(sent, inputs, environment)
     interface = task.interface
     inputs = {}
     for name, value in arguments.items():
         kind = interface.inputs[name][0]
         inputs[name] = typed(name, value) if _is_untyped(kind) else Typed(kind, value)
     declared = inspect.signature(function).return_annotation is not inspect.Parameter.empty
+    box = make_box()
+    if declared:
+        # What is pickled in any case is pickled so that a class is what it was.
+        outputs = {n: box if _is_untyped(kind) else kind for n, kind in interface.outputs.items()}
+    else:
+        outputs = {"o0": output(box)}
+    boxes = [box if not declared or kind is box else None for kind in outputs.values()]
     made = copy.copy(task)
-    box = None if declared else make_box()
-    made.func = as_sent(function, packed(inputs), box)
+    made.func = as_sent(function, packed(inputs), boxes or [None], declared)
     made.interface = replace(
-        interface,
-        inputs={**interface.inputs, **inputs_of(inputs)},
-        outputs=interface.outputs if declared else {"o0": output(box)},
+        interface, inputs={**interface.inputs, **inputs_of(inputs)}, outputs=outputs
     )
     return Sending(_with_luggage(made, inputs, of), inputs, environment)
 
@@ -258,7 +260,9 @@ def _with_luggage(
         texts |= [cell]
         shown |= [cell]
     pickles = [data, *(each.pickle for each in inputs.values())]
-    return _sent(task, Luggage(of.modules(list(texts.values()), pickles), shown))
+    files = of.modules(list(texts.values()), pickles)
+    spread = getattr(task, "plugin_config", None) is not None
+    return _sent(task, Luggage(files, shown, spread))
 
 
 def _definitions(text: str) -> str:

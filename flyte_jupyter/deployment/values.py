@@ -12,7 +12,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from flyte_jupyter.errors import CaptureError, one_line
 
 INLINE = 10_000
 """Bytes up to which a pickle, or a text, is sent with the request for the run."""
-_PLAIN = (bool, float, datetime, timedelta)
+_PLAIN = (bool, float, timedelta)
 _LARGEST = 2**63 - 1
 
 
@@ -78,9 +78,6 @@ def plain_type(value: Any) -> Any:
     if kind is list:
         inner = _common(value)
         return types.GenericAlias(list, inner) if inner else None
-    if kind is dict and all(type(key) is str for key in value):
-        inner = _common(list(value.values()))
-        return types.GenericAlias(dict, (str, inner)) if inner else None
     return kind if kind.__module__.startswith("flyte.io.") or _is_frame(value) else None
 
 
@@ -90,6 +87,8 @@ def _is_scalar(value: Any) -> bool:
         return bool(abs(value) <= _LARGEST)
     if kind is str:
         return len(value) <= INLINE
+    if kind is datetime:
+        return value.tzinfo is UTC  # Flyte makes all others that
     return kind in _PLAIN
 
 
@@ -98,16 +97,21 @@ def _is_frame(value: Any) -> bool:
     pandas = sys.modules.get("pandas")
     if pandas is None or type(value) is not getattr(pandas, "DataFrame", None):
         return False
-    if type(value.index) is not pandas.RangeIndex or value.attrs:
+    if not pandas.RangeIndex(len(value)).identical(value.index) or value.attrs:
         return False
-    plain = all(type(column) is str for column in value.columns) and value.columns.is_unique
-    return plain and all(_is_column(pandas, value[name]) for name in value.columns)
+    if not len(value.columns) or not value.columns.is_unique or value.columns.name is not None:
+        return False
+    return all(type(name) is str and _is_column(pandas, value[name]) for name in value.columns)
 
 
 def _is_column(pandas: Any, column: Any) -> bool:
-    if column.dtype == object:
-        return bool(pandas.api.types.infer_dtype(column) == "string")
-    return column.dtype.kind in "biufM" and not isinstance(column.dtype, pandas.CategoricalDtype)
+    dtype = column.dtype
+    if str(dtype) == "str":
+        return not column.isna().any()
+    if str(dtype) == "object":
+        return bool(pandas.api.types.infer_dtype(column, skipna=False) == "string")
+    numbers = getattr(dtype, "kind", "") in "biuf" and hasattr(dtype, "isnative")
+    return bool(numbers and dtype.isnative and dtype.itemsize in (1, 2, 4, 8))
 
 
 def _common(values: list[Any]) -> Any:
@@ -161,4 +165,4 @@ async def _upload(name: str, data: bytes) -> Any:
 def unboxed(value: Any) -> Any:
     """Return an output as it was before it travelled."""
     # Its class came by value, and so may be another than this process's.
-    return value.value if type(value).__name__ == "Box" and hasattr(value, "value") else value
+    return value.value if getattr(type(value), "is_box_of_flyte_jupyter", False) else value

@@ -10,6 +10,7 @@ from flyte_jupyter.driver.links import anchors
 from flyte_jupyter.driver.relay import Sink
 
 _COLOURS = {"succeeded": "#2e7d32", "failed": "#c62828", "aborted": "#c62828"}
+"""Of phases in which a run has ended."""
 _OTHER = "#1565c0"
 
 
@@ -33,6 +34,8 @@ class RunView:
     def show(self, phase: str, progress: Progress | None = None) -> None:
         """Show a phase, and with `progress` what is known besides."""
         words = phase.replace("_", " ")
+        if progress and phase in _COLOURS:
+            words += f" after {progress.seconds:.1f} s"
         if progress and progress.attempt > 1:
             words += f", attempt {progress.attempt}"
         text = f"{self._title} on Flyte: {words}"

@@ -66,6 +66,7 @@ def build(
     registry: str = "",
     force: bool = False,
     progress: Callable[[str], None] = print,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Built:
     """Build an image and push it to its registry; blocks, and can be interrupted.
 
@@ -82,6 +83,8 @@ def build(
         Whether to build it although its registry has it.
     progress
         Called with each line that the builder writes.
+    stopped
+        Asked now and then, where no interrupt is heard, whether to leave it.
 
     Raises
     ------
@@ -96,14 +99,14 @@ def build(
     begun = time.monotonic()
     if chosen in _ENGINES:
         _check_engine(image, chosen)
-        answer = _in_process(image, chosen, force=force, progress=progress)
+        answer = _in_process(image, chosen, force=force, progress=progress, stopped=stopped)
     else:
-        answer = _here(image, chosen, force=force)
+        answer = _here(image, chosen, force=force, stopped=stopped)
     how = "built" if answer["built"] else "is there already; --force builds it anew"
     return Built(answer["uri"], how, chosen, time.monotonic() - begun, answer.get("url", ""))
 
 
-def ensure(image: Any, progress: Callable[[str], None]) -> None:
+def ensure(image: Any, progress: Callable[[str], None], stopped: Callable[[], bool]) -> None:
     """Have an image built that a deployment is to run, unless its registry has it; blocks.
 
     Parameters
@@ -112,14 +115,18 @@ def ensure(image: Any, progress: Callable[[str], None]) -> None:
         A `flyte.Image`.
     progress
         Called with each line that the builder writes.
+    stopped
+        Asked now and then whether to leave it.
 
     Raises
     ------
     ImageError
         It cannot be built, and nobody has seen it.
+    KeyboardInterrupt
+        It was stopped.
     """
     try:
-        build(image, progress=progress)
+        build(image, progress=progress, stopped=stopped)
     except ImageError as error:
         builder = _configured("image_builder") or "local"
         if not asyncio.run(existing(image, builder)):
@@ -169,7 +176,12 @@ def _check_engine(image: Any, builder: str) -> None:
 
 
 def _in_process(
-    image: Any, builder: str, *, force: bool, progress: Callable[[str], None]
+    image: Any,
+    builder: str,
+    *,
+    force: bool,
+    progress: Callable[[str], None],
+    stopped: Callable[[], bool],
 ) -> dict[str, Any]:
     """Build in a process that ends with this one, and whose output is the cell's."""
     order = base64.b64encode(cloudpickle.dumps((image, builder, force, _settings()))).decode()
@@ -182,7 +194,7 @@ def _in_process(
             progress(line)
 
     try:
-        output_of(command, {**os.environ, ORDER: order}, hear)
+        output_of(command, {**os.environ, ORDER: order}, hear, stopped)
     except CommandFailed:
         raise _not_built(image, seen=lines[-1] if lines else "its builder said nothing") from None
     answers = [line.removeprefix(ANSWER) for line in lines if line.startswith(ANSWER)]
@@ -194,7 +206,7 @@ def _in_process(
     return found
 
 
-def _here(image: Any, builder: str, *, force: bool) -> dict[str, Any]:
+def _here(image: Any, builder: str, *, force: bool, stopped: Callable[[], bool]) -> dict[str, Any]:
     """Build with what needs the notebook's own connection to Flyte, on a thread beside."""
     if builder == "remote" and _configured("client") is None:
         raise _not_built(
@@ -217,6 +229,8 @@ def _here(image: Any, builder: str, *, force: bool) -> dict[str, Any]:
     threading.Thread(target=work, name="image", daemon=True).start()
     try:
         while not done.done():
+            if stopped():
+                raise KeyboardInterrupt
             time.sleep(0.1)
         return done.result()
     except KeyboardInterrupt:

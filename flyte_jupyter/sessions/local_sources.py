@@ -7,6 +7,7 @@ is imported inside the cell or a function is read by the driver at that moment, 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import os
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flyte_jupyter.cells.installed import editables, is_installed, lies_under, user_folders
-from flyte_jupyter.deployment.travelling.luggage import Module
 
 
 class Source(NamedTuple):
@@ -54,22 +54,26 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
     return {str(path): source.digest for _, path, source in _sources(modules)}
 
 
-def texts(modules: Iterable[str]) -> dict[str, Module]:
-    """Return all local modules among some, and those that they import, as text.
+def files(modules: Iterable[str]) -> dict[str, bytes]:
+    """Return the files of all local modules among some, and of those that they import.
 
     Parameters
     ----------
     modules
         Names; a package is taken as a whole.
+
+    Returns
+    -------
+    dict of bytes
+        By path below a folder that is to be on `sys.path`, with slashes.
     """
-    found: dict[str, Module] = {}
+    found: dict[str, bytes] = {}
     for name, path, _ in _sources(modules):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        found[name] = Module(str(path), text, path.name == "__init__.py")
-        parent, folder = name.rpartition(".")[0], path.parent
-        while parent:  # a folder without a file of its own is a package too
-            found.setdefault(parent, Module(str(folder), "", True))
-            parent, folder = parent.rpartition(".")[0], folder.parent
+        *folders, last = name.split(".")
+        if path.stem == "__init__":
+            folders.append(last)
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            found["/".join((*folders, path.name))] = path.read_bytes()
     return found
 
 
@@ -82,8 +86,11 @@ def _sources(modules: Iterable[str]) -> Iterator[tuple[str, Path, Source]]:
             continue
         seen.add(package)
         for name, path in _files(package):
-            status = path.stat()
-            source = _read(str(path), status.st_mtime_ns, status.st_size)
+            try:
+                status = path.stat()
+                source = _read(str(path), status.st_mtime_ns, status.st_size)
+            except OSError:  # an editor's lock, or a file that may not be read
+                continue
             yield name, path, source
             waiting += source.imports
 
@@ -92,6 +99,8 @@ def _files(package: str) -> Iterator[tuple[str, Path]]:
     """Yield names and files of a top-level module or package if it is the user's own."""
     cwd, search_path = os.getcwd(), tuple(sys.path)  # noqa: PTH109 - as `LocalModules` has it
     if package in sys.builtin_module_names or package in editables(search_path).names:
+        return
+    if _is_pythons_here(package, cwd, search_path):
         return
     spec = PathFinder.find_spec(package, [entry or cwd for entry in search_path])
     if spec is None:
@@ -104,7 +113,18 @@ def _files(package: str) -> Iterator[tuple[str, Path]]:
         if _is_the_users(folder, cwd, search_path):
             for path in sorted(Path(folder).rglob("*.py")):
                 parts = path.relative_to(folder).with_suffix("").parts
-                yield ".".join((package, *(part for part in parts if part != "__init__"))), path
+                if all(map(str.isidentifier, parts)) and not is_installed(str(path)):
+                    inner = (part for part in parts if part != "__init__")
+                    yield ".".join((package, *inner)), path
+
+
+def _is_pythons_here(name: str, cwd: str, search_path: tuple[str, ...]) -> bool:
+    """Tell whether a name means Python's own module here, whatever file has that name too."""
+    imported = sys.modules.get(name)
+    if name not in sys.stdlib_module_names or imported is None:
+        return False
+    origin = getattr(imported, "__file__", None)
+    return origin is None or not _is_the_users(origin, cwd, search_path)
 
 
 def _is_the_users(path: str, cwd: str, search_path: tuple[str, ...]) -> bool:

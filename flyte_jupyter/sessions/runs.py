@@ -315,6 +315,10 @@ class Run:
         self.task = replace(self.task, values={})  # what it took along is not its to keep alive
         if error is not None:
             record.error = _in_one_line(error)
+            if isinstance(error, StopIteration | StopAsyncIteration):
+                # Awaited, Python takes it for the end of the awaiting itself.
+                outer = RuntimeError(f"the task raised {type(error).__name__}")
+                outer.__cause__, error = error, outer
             self._future.set_exception(error)
         else:
             self._future.set_result(None)

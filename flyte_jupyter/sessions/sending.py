@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flyte_jupyter.deployment.travelling.displays import SHOWN
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.sessions import local_sources
 from flyte_jupyter.sessions.refs import Ref
@@ -14,7 +15,6 @@ from flyte_jupyter.sessions.runs import CellTask
 if TYPE_CHECKING:
     from flyte_jupyter.cells.local_modules import LocalModules
     from flyte_jupyter.deployment.tasks import Notebook, Sending
-    from flyte_jupyter.deployment.travelling.luggage import Module
 
 
 class Reader(Protocol):
@@ -52,7 +52,6 @@ class Sender:
         cell = CellText(
             self._reader.transform(task.code),
             task.name,
-            task.count,
             task.line,
             task.timeout,
             task.retries,
@@ -76,7 +75,7 @@ class Sender:
     def _notebook(self, task: CellTask) -> Notebook:
         from flyte_jupyter.deployment.tasks import Notebook
 
-        def modules(codes: Sequence[str], pickles: Sequence[bytes]) -> dict[str, Module]:
+        def modules(codes: Sequence[str], pickles: Sequence[bytes]) -> dict[str, bytes]:
             needed = {
                 name
                 for name in self._reader.local_modules.find()
@@ -84,12 +83,14 @@ class Sender:
             }
             for code in codes:
                 needed |= local_sources.imported_by(ast.parse(self._reader.transform(code)))
-            return local_sources.texts(needed)
+            return local_sources.files(needed)
 
         return Notebook(modules, tuple(task.cells))
 
 
 def _check(task: CellTask) -> None:
+    if SHOWN in task.returns:
+        raise UsageError(f"`{SHOWN}` cannot come back from Flyte", fix="Give it another name.")
     if task.keeps:
         raise UsageError(
             "nothing stays on a Flyte deployment after a run",

@@ -14,12 +14,21 @@ import queue
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flyte_jupyter.deployment.following import Follower, Progress, failure, outputs_of
-from flyte_jupyter.deployment.submission import INTERRUPTED, abort_by_name, images_of, submit
+from flyte_jupyter.deployment.following import Progress, failure, follow, outputs_of
+from flyte_jupyter.deployment.quiet import quietly
+from flyte_jupyter.deployment.submission import (
+    INTERRUPTED,
+    RunOptions,
+    abort_by_name,
+    configure,
+    images_of,
+    submit,
+    upload,
+)
 from flyte_jupyter.deployment.tasks import Sending
 from flyte_jupyter.deployment.view import RunView
 from flyte_jupyter.driver.functions import RESULT
@@ -30,6 +39,8 @@ from flyte_jupyter.sessions.remote_errors import with_traceback
 from flyte_jupyter.sessions.runs import Run
 
 _LONGEST_NAME = 30
+_LAST_TRY = 3.0
+"""Seconds that an abort has which may have been asked for before."""
 _UNDER_WAY = ("running", "succeeded", "failed", "aborted", "timed_out")
 
 
@@ -79,7 +90,8 @@ class SentRun:
         self._name = _name_for(run.id)
         self._remote: Any = None
         self._task: asyncio.Task[Any] | None = None
-        self._interrupted = False
+        self._interrupted = self._asked = self._over = False
+        self._impatient = asyncio.Event()
         self._log = _private_file()
         run.record.printed.hold(self._log)
 
@@ -87,38 +99,55 @@ class SentRun:
         """See the run through to its end, whatever that is."""
         self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
         try:
-            if self._interrupted:
+            if self._interrupted:  # before this coroutine took its first step
                 raise asyncio.CancelledError
             await self._send_and_follow()
             self.run.end("succeeded")
-        except KeyboardInterrupt as stop:
-            self.run.end("cancelled", stop)
         except asyncio.CancelledError:
-            await self._give_up()
+            if self._interrupted:
+                await self._give_up()
         except BaseException as error:  # noqa: BLE001 - it is the run's to raise, whatever it is
             if self._remote is None:
                 self._view.show("not sent")
-            self.run.end("failed", error)
+            cancelled = isinstance(error, KeyboardInterrupt)
+            self.run.end("cancelled" if cancelled else "failed", error)
         finally:
+            self._over = True
             os.close(self._log)
+            # An interrupt of what follows it, or the end of the session, which the run outlives.
+            stopped = KeyboardInterrupt(self._why_stopped())
+            self.run.end("cancelled", with_traceback(stopped, []))
+
+    def _why_stopped(self) -> str:
+        if self._interrupted:
+            return "the run was stopped"
+        return f"nobody follows it any more; it goes on: {self.run.link}" if self.run.link else ""
 
     async def _send_and_follow(self) -> None:
         self.run.record.state = "starting"
         self._view.show("sending")
+        env = await configure()
         for image in images_of(self._sending.environment):
-            await beside(functools.partial(ensure, image, self._on_step), lambda _: None)
-        self._remote = await submit(self._sending, self._name, self._order.context, self._on_step)
+            await beside(
+                functools.partial(ensure, image, self._on_step, lambda: self._over), lambda _: None
+            )
+        inputs = await upload(self._sending, self._on_step)
+        self._asked = True
+        options = RunOptions(self._name, self._order.context, env, self._on_step)
+        self._remote = await submit(self._sending, inputs, options)
         self.run.record.link = self._remote.url
         if self._interrupted:
             raise asyncio.CancelledError
-        details = await Follower(self._remote, self._on_progress, self._on_line).follow()
+        details = await follow(self._remote, self._on_progress, self._on_line)
         if details.phase.value not in ("succeeded", "recovered"):
             raise self._failure(details)
         await self._receive()
 
     def _failure(self, details: Any) -> BaseException:
         error, lines = failure(details, self.run.id, self._order.namespace)
-        return with_traceback(KeyboardInterrupt() if self._interrupted else error, lines)
+        if self._interrupted and details.phase.value == "aborted":
+            error = KeyboardInterrupt()
+        return with_traceback(error, lines)
 
     async def _receive(self) -> None:
         outputs, displays = await outputs_of(self._remote, self._sending.outputs)
@@ -132,8 +161,14 @@ class SentRun:
         self._view.show_all(displays, self.run.task.count)
 
     def _on_step(self, step: str) -> None:
-        loop = self._loop
-        loop.call_soon_threadsafe(self._view.show, f"sending, {step.strip()}")
+        """Show what is being done; from any thread, and perhaps too late."""
+
+        def show() -> None:
+            if not self._over and self._remote is None:
+                self._view.show(f"sending, {step.strip()}")
+
+        with contextlib.suppress(RuntimeError):  # the session has ended
+            self._loop.call_soon_threadsafe(show)
 
     def _on_progress(self, progress: Progress) -> None:
         self._view.show(progress.phase, progress)
@@ -143,45 +178,62 @@ class SentRun:
 
     def _on_line(self, line: str) -> None:
         text = f"{line}\n"
-        os.write(self._log, text.encode())
+        os.write(self._log, text.encode(errors="replace"))
         self._sink.stream("stdout", text)
 
     # -- interrupts -------------------------------------------------------------------------
 
     def interrupt(self, at_once: bool) -> None:
         """Have it aborted; give up waiting for that if it takes long, or `at_once`."""
-        if self.run.done or self._task is None:
+        if self.run.done:
             return
         again, self._interrupted = self._interrupted, True
-        if self._remote is None or (again and at_once):
+        if self._task is None:
+            return  # it will see that when it begins
+        if again:
+            if at_once:
+                self._impatient.set()
+                if self._remote is not None:
+                    self._task.cancel()
+        elif self._remote is None:
             self._task.cancel()
-        elif not again:
-            loop = asyncio.get_running_loop()
-            aborting = loop.create_task(self._abort())
+        else:
+            aborting = self._loop.create_task(self._abort())
             aborting.add_done_callback(lambda done: done.cancelled() or done.exception())
-            loop.call_later(self._grace, self._stop_waiting)
+            self._loop.call_later(self._grace, self._stop_waiting)
 
     async def _abort(self) -> None:
-        await self._remote.abort.aio(reason=INTERRUPTED)
+        await quietly(lambda: self._remote.abort.aio(reason=INTERRUPTED))
 
     def _stop_waiting(self) -> None:
         if not self.run.done and self._task is not None:
             self._task.cancel()
 
     async def _give_up(self) -> None:
-        """End a run of which nobody knows whether the deployment has it, or has ended it."""
-        known = self._remote is not None
-        if not known:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(self._grace):
-                    known = not await abort_by_name(self._name)
-        if known:
-            where = self.run.record.link or self._name
-            self._sink.stream(
-                "stderr", f"{self.run.id} was asked to stop, and may go on: {where}\n"
-            )
-        self._view.show("aborted")
-        self.run.end("cancelled", with_traceback(KeyboardInterrupt("the run was stopped"), []))
+        """Say of a run that was interrupted what is not known of it."""
+        if self._remote is not None:
+            ended = await self._within(self._abort(), min(self._grace, _LAST_TRY))
+        else:
+            ended = not self._asked or await self._within(abort_by_name(self._name), self._grace)
+        if ended:
+            self._view.show("aborted")
+        else:
+            where = self.run.record.link or f"look for {self._name}"
+            line = f"{self.run.id} was asked to stop, and may go on: {where}\n"
+            self._sink.stream("stderr", line)
+
+    async def _within(self, work: Coroutine[Any, Any, Any], seconds: float) -> bool:
+        """Tell whether work ended well in time, before the user has lost patience."""
+        working = self._loop.create_task(work)
+        impatient = self._loop.create_task(self._impatient.wait())
+        await asyncio.wait(
+            [working, impatient], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        impatient.cancel()
+        if not working.done():
+            working.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return False
+        return not working.exception() and working.result() is not False
 
 
 def _name_for(run: str) -> str:

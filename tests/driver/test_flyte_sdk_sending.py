@@ -10,9 +10,10 @@ import flyte
 import pytest
 from flyte._status import StatusProxy, status
 from flyte.extend import TaskTemplate
+from flyte.remote._logs import Logs
 from flyte.types import FlytePickle, TypeEngine
 
-from flyte_jupyter.driver.flyte_sdk.status import heard_by
+from flyte_jupyter.driver.flyte_sdk.status import client_is_configured, heard_by
 
 
 def test_what_the_sdk_says_is_heard_in_one_context_alone(capsys):
@@ -30,6 +31,15 @@ def test_what_the_sdk_says_is_heard_in_one_context_alone(capsys):
 def test_all_that_is_said_goes_through_one_method():
     for name in ("step", "success", "info", "warn"):
         assert "self._emit(" in inspect.getsource(getattr(StatusProxy, name))
+
+
+def test_a_log_is_followed_by_action_and_attempt():
+    assert {"action_id", "attempt"} <= set(inspect.signature(Logs.tail.fn).parameters)
+
+
+def test_the_sdk_tells_whether_it_knows_a_deployment():
+    flyte.init()
+    assert not client_is_configured()
 
 
 def test_a_task_is_pickled_by_its_state():

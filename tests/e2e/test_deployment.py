@@ -92,13 +92,17 @@ from flyteidl2.core.types_pb2 import SimpleType
 whole, real, text, yes, nothing = 3, 1.5, 'a', True, None
 when, how_long = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc), \
 datetime.timedelta(seconds=3)
-many, named, mixed, large = [1, 2], {'a': 1.5}, [1, 'a'], 2**70
+many, named, mixed, large = [1, 2], {'z': 1.5, 'a': 2.5}, [1, 'a'], 2**70
+naive = datetime.datetime(2026, 7, 2, 12)
+east = naive.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+numpy_number, empty, times = np.float64(2.5), [], [naive]
 frame = pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})
 odd_frame = pd.DataFrame({'a': [1, 2]}, index=[5, 6])
+dated = pd.DataFrame({'d': pd.to_datetime(['2026-01-01']), 'c': pd.Categorical(['x'])})
 array, big = np.arange(3), np.arange(100_000)""")
     names = (
-        "whole, real, text, yes, nothing, when, how_long, many, named, mixed, large, frame, "
-        "odd_frame, array, big"
+        "whole, real, text, yes, nothing, when, how_long, many, named, mixed, large, naive, east, "
+        "numpy_number, empty, times, dated, frame, odd_frame, array, big"
     )
     book.run(send(f"same = [{names}]", "-o same"))
     before, after = book.value(f"repr([{names}])"), book.value("repr(same)")
@@ -112,10 +116,11 @@ array, big = np.arange(3), np.arange(100_000)""")
     assert [simple[n] for n in ("whole", "real", "text", "yes")] == [1, 2, 3, 4]
     assert [simple[n] for n in ("when", "how_long")] == [5, 6]
     assert types["many"].collection_type.simple == 1
-    assert types["named"].map_value_type.simple == 2
     assert types["frame"].HasField("structured_dataset_type")
     assert types["big"].HasField("blob")
-    for pickled in ("mixed", "large", "odd_frame", "array"):
+    book.run("[dated_after] = [each for each in same if getattr(each, 'shape', 0) == (1, 2)]")
+    assert book.value("dated_after.dtypes.equals(dated.dtypes)") is True
+    for pickled in ("mixed", "large", "odd_frame", "array", "naive", "east", "named", "dated"):
         tags = {v.structure.tag for v in types[pickled].union_type.variants}
         assert tags == {"FlytePickle"}, pickled
 
@@ -199,6 +204,95 @@ def test_local_modules_come_before_those_of_the_image(book, tmp_path):
     )
     body = "import sys, helpers, deep\nhasattr(deep, 'STALE'), {path!r} in sys.path"
     assert book.run(send(body.format(path=str(tmp_path)), "", "old")).result == "(False, True)"
+
+
+def test_code_means_there_what_it_means_here(book):
+    body = "class A:\n    x: int\nkind = A.__annotations__['x']"
+    book.run(send(body, "-o kind"))
+    assert book.value("kind is int") is True
+    folder = book.value("os.getcwd()")
+    book.run(f"open('{folder}/marked.py', 'wb').write(b'\\xef\\xbb\\xbfword = 1')")
+    book.run(f"open('{folder}/western.py', 'wb').write(b'# coding: latin-1\\nword = \"\\xe9\"')")
+    book.run(f"open('{folder}/random.py', 'w').write('MINE = True')\nimport random")
+    book.run(f"os.symlink('nowhere', '{folder}/pack/.#lock.py')")
+    body = "import marked, western, random, pack\nword = western.word, hasattr(random, 'MINE')"
+    book.run(send(body, "-o word"))
+    assert book.value("word") == ("\xe9", book.value("hasattr(random, 'MINE')"))
+
+
+def test_processes_that_a_task_starts_find_local_modules(book):
+    body = """\
+import subprocess, sys, helpers
+asked = [sys.executable, "-c", "import helpers; print(helpers.twice(4))"]
+said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout"""
+    book.run(send(body, "-o said"))
+    assert book.value("said") == "8\n"
+
+
+def test_local_modules_go_by_value_to_workers_of_a_cluster(book):
+    book.run("""\
+from flyteplugins.dask import Dask
+workers = flyte.TaskEnvironment(name="workers", image="registry/image:1", plugin_config=Dask())""")
+    body = """\
+import cloudpickle, subprocess, sys, helpers, os
+data = cloudpickle.dumps(helpers.twice)
+code = "import sys, pickle; print(pickle.loads(sys.stdin.buffer.read())(4))"
+elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+ran = subprocess.run(
+    [sys.executable, "-c", code], input=data, capture_output=True, env=elsewhere, cwd="/"
+)
+said, one = ran.stdout.decode(), helpers.Shifted(1)"""
+    book.run(send(body, "-o said,one", "workers"))
+    book.run("import helpers")
+    assert book.value("said, type(one) is helpers.Shifted") == ("8\n", True)
+
+
+def test_a_decorated_task_has_its_modules(book):
+    book.run("""\
+import functools, helpers
+
+@env.task
+async def inner_part(x: int) -> int:
+    return helpers.twice(x)
+
+def decorated(task):
+    execute = task.execute
+
+    async def around(*args, **kwargs):
+        print("around")
+        return await execute(*args, **kwargs)
+
+    task.execute = around
+    return task
+
+wrapped = decorated(inner_part)""")
+    cell = book.run(call("wrapped(4)"))
+    assert (cell.result, cell.stdout) == ("8", "around\n")
+
+
+def test_a_class_of_the_users_is_taken_for_nothing_else(book):
+    book.run("""\
+class Box:
+    def __init__(self, value):
+        self.value = value
+
+@env.task
+def boxing() -> Box:
+    return Box(3)""")
+    book.run("given = " + call("boxing()"))
+    assert book.value("type(given) is Box, given.value") == (True, 3)
+
+
+def test_the_same_cell_has_the_same_version_for_flytes_cache(book, flyte_backend):
+    book.run(
+        "cached = flyte.TaskEnvironment(name='cached', image='r/i:1', cache='auto')\n"
+        "def used(x):\n    return x + 1"
+    )
+    versions = set()
+    for _ in range(2):
+        book.run(send("y = used(3)\ny", "-o y", "cached"))
+        versions.add(last_spec(flyte_backend, book).metadata.discovery_version)
+    assert len(versions) == 1
 
 
 def test_packages_travel_whole_and_show_their_lines(book):
@@ -347,6 +441,30 @@ def test_errors_are_those_of_the_task(book):
     assert (error.name, "has not bound `never`" in error.value) == ("NameError", True)
 
 
+def test_errors_that_are_more_than_a_text_are_told(book):
+    error = book.fail(send("raise ExceptionGroup('several', [ValueError('one')])"))
+    assert (error.name, "several" in error.value) == ("RemoteError", True)
+    assert "ValueError: one" in error.traceback
+    text = "x\\n\\nTraceback (most recent call last):\\nno"
+    error = book.fail(send(f"raise ValueError('{text}') from KeyError(3)"))
+    assert error.value == text.replace("\\n", "\n")
+    assert "KeyError: 3" in error.traceback
+    book.run(send("raise StopIteration(3)", "--bg stopping"))
+    assert "StopIteration" in book.fail("await stopping").value
+    error = book.fail(send("b'\\xff'.decode('utf-8')"))
+    assert "UnicodeDecodeError" in error.value
+
+
+def test_what_a_task_prints_is_not_taken_for_the_sdks(book):
+    body = """\
+import json
+print("[flyte] mine")
+print(json.dumps({"is_flyte_internal": "yes", "message": 3}))
+print("a\\rb")"""
+    lines = book.run(send(body)).stdout.split("\n")
+    assert lines == ["[flyte] mine", '{"is_flyte_internal": "yes", "message": 3}', "a\rb", ""]
+
+
 def test_attempts_are_counted(book, tmp_path):
     mark = tmp_path / "mark"
     body = f"""\
@@ -399,6 +517,28 @@ def test_an_interrupt_while_it_is_sent_leaves_no_run(book, flyte_backend):
         assert book.value(phase) == "aborted"
 
 
+def test_a_second_interrupt_ends_the_wait_at_once(book):
+    cell = book.submit(send("import time\ntime.sleep(600)", "--name twice"))
+    book.until(lambda: cell.displays)
+    book.interrupt()
+    book.pump(30)
+    book.interrupt()
+    assert book.wait(cell, 15).error.name == "KeyboardInterrupt"
+    assert book.value("flyte_jupyter.session().runs[-1].state") == "cancelled"
+
+
+def test_a_run_that_is_cancelled_at_once_is_not_sent(book, flyte_backend):
+    body = "for _ in range(5):\n"
+    body += "    r = flyte_jupyter.run(waiting, on='flyte')\n    r.cancel()\n"
+    body += "    try:\n        r.result()\n    except KeyboardInterrupt:\n        pass"
+    book.run("@env.task\nasync def waiting() -> None:\n    await asyncio.sleep(600)")
+    book.run(body)
+    sent = {name.partition("/")[0] for name in flyte_backend.specs() if "waiting" in name}
+    for name in sent:
+        phase = f"(await flyte.remote.Run.get.aio(name={name!r})).phase.value"
+        assert book.value(phase) == "aborted"
+
+
 def test_background_runs_can_be_awaited_and_cancelled(book):
     book.run(send("import time\nx = 3", "--bg first -o x"))
     assert book.value("await first") == 3
@@ -440,6 +580,7 @@ def test_a_run_goes_on_when_the_kernel_ends(flyte_backend, tmp_path):
         (send("%time 1"), "plain Python: a magic or a shell command in line 1"),
         (send("!ls"), "plain Python"),
         (send("z = 1", "-r z"), "nothing stays on a Flyte deployment"),
+        (send("displayed = 1", "-o displayed"), "`displayed` cannot come back"),
         (send("1", "--ranks all"), "--ranks is for clusters here"),
         (send("1", "", "nowhere"), "nowhere"),
         ("%%flyte_task env --on mars\n1", "--on"),

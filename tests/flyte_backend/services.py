@@ -94,7 +94,7 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
         del ctx
         action, told = self._action(request.action_id), 0
         async for count in action.changes(lambda: len(action.lines)):
-            lines = [logs_pb2.LogLine(message=line) for line in action.lines[told:count]]
+            lines = [logs_pb2.LogLine(message=f"{line}\n") for line in action.lines[told:count]]
             told = count
             logs = dataproxy_service_pb2.TailLogsResponse.Logs(lines=lines)
             yield dataproxy_service_pb2.TailLogsResponse(logs=[logs])

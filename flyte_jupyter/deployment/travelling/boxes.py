@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import pickle
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +22,7 @@ def _unpickled(file: Any) -> Any:
         return pickle.loads(data.read())
 
 
+@functools.cache
 def make_box() -> Any:
     """Return a type for values that Flyte has no type for: it pickles the box, with them in it."""
     from flyte.types import FlytePickle
@@ -26,12 +30,17 @@ def make_box() -> Any:
     class Box(FlytePickle):  # type: ignore[type-arg]
         """A value that is pickled, in a file of its own if it is large."""
 
+        is_box_of_flyte_jupyter = True
+
         def __init__(self, value: Any, name: str) -> None:
             self.value = value
             self._large = _is_large(value, name)
 
         def __sizeof__(self) -> int:
             return 1 << 30 if self._large else 64
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _box_again, (Box, pickled(self.value))
 
     return Box
 
@@ -51,15 +60,35 @@ def boxed(value: Any, name: str, box: Any) -> Any:
 
 
 def _is_large(value: Any, name: str) -> bool:
-    import cloudpickle
-
     try:
-        cloudpickle.Pickler(_Meter()).dump(value)
+        pickled(value, _Meter())
     except _Full:
         return True
     except Exception as error:  # noqa: BLE001 - a user's object may raise anything
         raise TypeError(f"{name} cannot be sent back: a {type(value).__name__}: {error}") from None
     return False
+
+
+def _box_again(box: Any, data: bytes) -> Any:
+    made = box.__new__(box)
+    made.value, made._large = pickle.loads(data), False
+    return made
+
+
+def pickled(value: Any, file: Any = None) -> bytes:
+    """Pickle a value for the notebook, which has the local modules that came from there."""
+    import cloudpickle
+
+    spread = [m for m in cloudpickle.list_registry_pickle_by_value() if m in sys.modules]
+    for name in spread:
+        cloudpickle.unregister_pickle_by_value(sys.modules[name])
+    file = io.BytesIO() if file is None else file
+    try:
+        cloudpickle.Pickler(file).dump(value)
+    finally:
+        for name in spread:
+            cloudpickle.register_pickle_by_value(sys.modules[name])
+    return file.getvalue() if isinstance(file, io.BytesIO) else b""
 
 
 class _Full(Exception):

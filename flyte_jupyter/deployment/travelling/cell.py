@@ -92,8 +92,8 @@ class Cell:
             else:
                 tree.body.append(expression)
         flags, name = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, self.filename
-        body = compile(tree, name, "exec", flags)
-        return body, last and compile(last, name, "eval", flags)
+        body = compile(tree, name, "exec", flags, dont_inherit=True)
+        return body, last and compile(last, name, "eval", flags, dont_inherit=True)
 
     def _namespace(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Displays]:
         displays = Displays()

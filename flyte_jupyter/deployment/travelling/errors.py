@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import traceback
 from collections.abc import Iterator
 
+MARK = "\n\nRaised in the task:\n"
+"""Between the text of an exception and its traceback."""
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - a plain text, to be pickled
 _OWN_FILES = (_HERE, contextlib.__file__)
 
@@ -17,9 +18,6 @@ def told() -> Iterator[None]:
     """Say of an exception where it was raised: Flyte takes along its type and its text alone."""
     from flyte.errors import RuntimeSystemError, RuntimeUnknownError, RuntimeUserError
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
     try:
         yield
     except (RuntimeUserError, RuntimeSystemError, RuntimeUnknownError):
@@ -34,5 +32,5 @@ def told() -> Iterator[None]:
             trace = trace.tb_next
         text = str(error)
         if trace is not None:
-            text += "\n\n" + "".join(traceback.format_exception(type(error), error, trace))
+            text += MARK + "".join(traceback.format_exception(type(error), error, trace))
         raise RuntimeUserError(type(error).__name__, text) from None

@@ -1,56 +1,22 @@
-"""Local modules on their way to a container, as text.
+"""Local modules on their way to a container.
 
-They are found before those of the image, which may have been built when they were others.
+They go as files and are found before those of the image, which may have been built when they were
+others. Processes that the task starts find them too.
 """
 
 from __future__ import annotations
 
+import atexit
+import importlib
 import importlib.abc
-import importlib.util
+import importlib.machinery
 import linecache
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-
-class Module(NamedTuple):
-    """A local module: its file, its text, and whether it is a package."""
-
-    path: str
-    text: str
-    package: bool
-
-
-class Finder(importlib.abc.Loader):
-    """Finds modules that came as text; an entry of `sys.meta_path`, and their loader."""
-
-    def __init__(self, modules: Mapping[str, Module]) -> None:
-        self.modules = modules
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Answer for a module that came along."""
-        del path, target
-        found = self.modules.get(name)
-        if found is None:
-            return None
-        spec = importlib.util.spec_from_loader(
-            name, self, origin=found.path, is_package=found.package
-        )
-        if spec is not None:
-            spec.has_location = True
-        return spec
-
-    def create_module(self, spec: Any) -> None:
-        """Leave that to Python."""
-
-    def exec_module(self, module: Any) -> None:
-        """Run the module's text."""
-        found = self.modules[module.__name__]
-        exec(compile(found.text, found.path, "exec"), vars(module))  # noqa: S102 - the user's own
-
-    def get_source(self, name: str) -> str:
-        """Return a module's text, for tracebacks."""
-        return self.modules[name].text
+from typing import Any
 
 
 class Luggage:
@@ -58,30 +24,85 @@ class Luggage:
 
     Parameters
     ----------
-    modules
-        Local modules by name.
+    files
+        Files of local modules, by their paths below a folder of `sys.path`.
     cells
         Text of the notebook's cells by file name, for tracebacks.
+    spread
+        Whether what they define is pickled by value in the container, for workers elsewhere.
     """
 
-    def __init__(self, modules: Mapping[str, Module], cells: Mapping[str, str]) -> None:
-        self.modules, self.cells = dict(modules), dict(cells)
+    def __init__(self, files: Mapping[str, bytes], cells: Mapping[str, str], spread: bool) -> None:
+        self.files, self.cells, self.spread = dict(files), dict(cells), spread
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpack, (self.modules, self.cells)
+        return _unpack, (self.files, self.cells, self.spread)
 
 
-def _unpack(modules: dict[str, Module], cells: dict[str, str]) -> Luggage:
-    luggage = Luggage(modules, cells)
+def _unpack(files: dict[str, bytes], cells: dict[str, str], spread: bool) -> Luggage:
+    luggage = Luggage(files, cells, spread)
     if "flyte_jupyter" in sys.modules:
         return luggage  # a notebook, which has its own
-    for name in modules:
-        sys.modules.pop(name, None)
-    sys.meta_path.insert(0, Finder(modules))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)  # lines are looked at while it runs
     for name, text in cells.items():
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    if files:
+        _lay_out(files, spread)
     _pass_on(luggage)
     return luggage
+
+
+def _lay_out(files: dict[str, bytes], spread: bool) -> None:
+    folder = tempfile.mkdtemp(prefix="flyte-luggage-")
+    atexit.register(_remove, folder, os.getpid())
+    for path, data in files.items():
+        place = os.path.join(folder, *path.split("/"))  # noqa: PTH118 - pickled by value
+        os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120 - as above
+        with open(place, "wb") as file:  # noqa: PTH123 - as above
+            file.write(data)
+    mine = {path.partition("/")[0].partition(".")[0] for path in files}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in mine:
+            del sys.modules[name]  # the image's
+    sys.path.insert(0, folder)
+    paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    importlib.invalidate_caches()
+    if spread:
+        sys.meta_path.insert(0, Spreading(mine, folder))
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Spreading(importlib.abc.MetaPathFinder):
+    """Has modules pickled by value once they are imported: workers elsewhere have no files."""
+
+    def __init__(self, names: set[str], folder: str) -> None:
+        self._names, self._folder = names, folder
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """Answer for a module that came along."""
+        if name.partition(".")[0] not in self._names:
+            return None
+        places = [self._folder] if path is None else path
+        spec = importlib.machinery.PathFinder.find_spec(name, places, target)
+        loader = getattr(spec, "loader", None)
+        if loader is not None and hasattr(loader, "exec_module"):
+            run = loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                import cloudpickle
+
+                run(module)
+                cloudpickle.register_pickle_by_value(module)
+
+            loader.exec_module = exec_module
+        return spec
 
 
 def _pass_on(luggage: Luggage) -> None:

@@ -1,8 +1,11 @@
 """What the SDK says of what it is doing, such as the building of an image.
 
-It prints that itself, wherever it is asked to do something. One private name is used here to hear
-it instead: `flyte._status.StatusProxy._emit`; a contract test fails loudly when a new SDK changes
-it.
+It prints that itself, wherever it is asked to do something. To hear it instead, and to know whether
+the SDK was told of a deployment, two private names are used here; contract tests fail loudly when a
+new SDK changes one of them:
+
+- `flyte._status.StatusProxy._emit`
+- `flyte._initialize._get_init_config`
 """
 
 from __future__ import annotations
@@ -43,3 +46,10 @@ def _listen() -> None:
             hear(message)
 
     StatusProxy._emit = heard  # type: ignore[method-assign]
+
+
+def client_is_configured() -> bool:
+    """Tell whether the SDK knows a deployment."""
+    from flyte._initialize import _get_init_config
+
+    return getattr(_get_init_config(), "client", None) is not None

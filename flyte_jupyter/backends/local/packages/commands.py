@@ -31,7 +31,10 @@ class CommandFailed(Exception):
 
 
 def output_of(
-    command: Sequence[str], environ: Mapping[str, str], progress: Callable[[str], None]
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    progress: Callable[[str], None],
+    stopped: Callable[[], bool] = lambda: False,
 ) -> str:
     """Run a command and return what it wrote.
 
@@ -45,6 +48,8 @@ def output_of(
         All of its environment.
     progress
         Called with each line that it writes.
+    stopped
+        Asked now and then, on a thread that no interrupt reaches; ends the command as one does.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def output_of(
     assert process.stdin is not None
     lines: list[str] = []
     try:
-        for line in _lines_of(process):
+        for line in _lines_of(process, stopped):
             lines.append(line)
             if line.strip():
                 progress(line.strip())
@@ -76,7 +81,7 @@ def output_of(
     return "".join(lines)
 
 
-def _lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+def _lines_of(process: subprocess.Popen[str], stopped: Callable[[], bool]) -> Iterator[str]:
     """Yield what a process writes, waiting in turns so that an interrupt is heard."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -90,6 +95,8 @@ def _lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
 
     threading.Thread(target=read, name="installer", daemon=True).start()
     while True:
+        if stopped():
+            raise KeyboardInterrupt
         with contextlib.suppress(queue.Empty):
             line = lines.get(timeout=_TURN)
             if line is None:

@@ -1,0 +1,123 @@
+"""What the attempts of a run print, read while they print it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from flyte_jupyter.deployment.quiet import quietly
+from flyte_jupyter.driver.flyte_sdk.run_log import lines_of
+
+_LAST_LINE = "Flyte runtime completed"
+_QUIET = 2.0
+"""Seconds without a line after which the log of a run that has ended is taken for whole."""
+_PATIENCE = 10.0
+"""Seconds after its end that the first line of a log is waited for."""
+_AGAIN = 1.0
+"""Seconds after which a log that broke off is opened again."""
+_RECORD = re.compile(r"(\[[^\]\s]*\]){0,2} ?\[flyte\] (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
+
+
+class RunLogs:
+    """The logs of one run.
+
+    Parameters
+    ----------
+    action
+        The run's first action, a `flyte.remote.Action`.
+    on_line
+        Called with each line that the task prints.
+    """
+
+    def __init__(self, action: Any, on_line: Callable[[str], None]) -> None:
+        self._action, self._on_line = action, on_line
+        self._reading: dict[int, asyncio.Task[None]] = {}
+        self._heard = asyncio.Event()
+        self._lines = 0
+        self._over = False
+
+    def read(self, attempt: int) -> None:
+        """Begin to read the log of an attempt, and of those before it."""
+        for each in range(1, attempt + 1):
+            if each not in self._reading:
+                self._reading[each] = asyncio.ensure_future(self._read(each))
+
+    async def finish(self) -> None:
+        """Wait for the rest, now that the run has ended; but not for what does not come."""
+        self._over = True
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _PATIENCE
+        while waiting := [task for task in self._reading.values() if not task.done()]:
+            self._heard.clear()
+            heard = asyncio.ensure_future(self._heard.wait())
+            patience = end - loop.time()
+            if self._lines:
+                patience = min(patience, _QUIET)
+            done, _ = await asyncio.wait(
+                [*waiting, heard], timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            heard.cancel()
+            if not done:
+                return
+
+    def close(self) -> None:
+        """Read no more."""
+        for task in self._reading.values():
+            task.cancel()
+
+    async def _read(self, attempt: int) -> None:
+        """Read a log to its end, opening it again where it breaks off."""
+        known = 0
+        while True:
+            known, whole = await self._read_once(attempt, known)
+            if whole or (self._over and known):
+                return
+            await asyncio.sleep(_AGAIN)
+
+    async def _read_once(self, attempt: int, known: int) -> tuple[int, bool]:
+        """Read what is beyond the lines that are known; says whether that was all."""
+        loop, lines = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        async def read() -> None:
+            # Without a log the run is still a run; its page has what there is.
+            with contextlib.suppress(Exception):
+                async for line in lines_of(self._action, attempt):
+                    loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, None)
+
+        reading = asyncio.ensure_future(quietly(read))
+        count = 0
+        try:
+            while (line := await lines.get()) is not None:
+                count += 1
+                if count > known and self._is_last(line):
+                    return count, True
+        finally:
+            reading.cancel()
+        return max(count, known), False
+
+    def _is_last(self, line: str) -> bool:
+        """Take in a line; tells whether it is the runtime's last."""
+        self._lines += 1
+        self._heard.set()
+        record = as_record(line)
+        if record is None:
+            self._on_line(line)
+            return False
+        return str(record.get("message", "")).startswith(_LAST_LINE)
+
+
+def as_record(line: str) -> dict[str, Any] | None:
+    """Return a line as a record of the SDK's own log; None if it is what the task prints."""
+    if _RECORD.match(line):  # before it knew that its records are to be JSON
+        return {}
+    if line.startswith("{"):
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and found.get("is_flyte_internal") is True:
+                return found
+    return None

@@ -6,7 +6,7 @@ import html
 from typing import Any
 
 from flyte_jupyter.deployment.following import Progress
-from flyte_jupyter.driver.links import anchors
+from flyte_jupyter.driver.anchors import anchors
 from flyte_jupyter.driver.relay import Sink
 
 _COLOURS = {"succeeded": "#2e7d32", "failed": "#c62828", "aborted": "#c62828"}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
 from typing import Any
 
 from IPython.core.getipython import get_ipython
 
+from flyte_jupyter.driver.anchors import anchors
 from flyte_jupyter.driver.flyte_sdk.context import links_of
 
 
@@ -22,13 +21,3 @@ def show_links(task: Any) -> None:
         "text/html": anchors(links),
     }
     shell.display_pub.publish(data=data)
-
-
-def anchors(links: Iterable[tuple[str, str]]) -> str:
-    """Return links, a name and an address each, as HTML; only pages can be followed."""
-    return " ".join(
-        f"<a href='{html.escape(uri)}' target='_blank' rel='noopener'>{html.escape(name)}</a>"
-        if uri.startswith(("https://", "http://"))
-        else html.escape(f"{name}: {uri}")
-        for name, uri in links
-    )

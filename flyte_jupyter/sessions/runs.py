@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from flyte_jupyter.driver.links import anchors
+from flyte_jupyter.driver.anchors import anchors
 from flyte_jupyter.sessions.run_logs import RunLog
 from flyte_jupyter.sessions.waiting import TURN, result_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
-from flyte_jupyter.driver.links import anchors
+from flyte_jupyter.driver.anchors import anchors
 from flyte_jupyter.secret_names import without_secrets
 
 _COLOURS = {"SUCCEEDED": "#2e7d32", "RUNNING": "#1565c0", "FAILED": "#c62828", "ABORTED": "#c62828"}

@@ -41,7 +41,7 @@ class Progress:
 
 
 async def follow(
-    run: Any, on_progress: Callable[[Progress], None], on_line: Callable[[str], None]
+    run: Any, on_progress: Callable[[Progress], None], on_text: Callable[[str], None]
 ) -> Any:
     """Return a run's last `ActionDetails`, when it has ended and its log is read.
 
@@ -51,15 +51,15 @@ async def follow(
         A `flyte.remote.Run`.
     on_progress
         Called with each change.
-    on_line
-        Called with each line that the task prints.
+    on_text
+        Called with what the task prints, in whole lines.
 
     Raises
     ------
     DeploymentError
         It is not to be seen any more.
     """
-    details, logs = None, RunLogs(run.action, on_line)
+    details, logs = None, RunLogs(run.action, on_text)
     try:
         async for details in run.action.watch():
             attempt = max(details.attempts, 1)
@@ -141,7 +141,7 @@ def failure(
     kind = _exception(code, namespace)
     if kind is not None:
         with contextlib.suppress(Exception):  # one that is made of more than its text
-            return kind(_unquoted(said) if kind is KeyError else said), lines
+            return kind(_unquoted(said) if issubclass(kind, KeyError) else said), lines
     return RemoteError(f"{code}: {said}" if code else said or f"{name} failed"), lines
 
 
@@ -160,8 +160,8 @@ def _exception(code: str, namespace: Mapping[str, Any]) -> Any:
     kind = getattr(builtins, code, None) or namespace.get(code)
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         return None
-    plain = (Exception.__init__, Exception.__new__)
-    if kind.__module__ != "builtins" and (kind.__init__, kind.__new__) != plain:
+    base: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
+    if (kind.__init__, kind.__new__) != (base.__init__, base.__new__):
         return None
     # Python takes these for the end of something, wherever they are raised.
     return None if issubclass(kind, StopIteration | StopAsyncIteration) else kind

@@ -19,6 +19,8 @@ _PATIENCE = 10.0
 """Seconds after its end that the first line of a log is waited for."""
 _AGAIN = 1.0
 """Seconds after which a log that broke off is opened again."""
+_USERS = "flyte.user"
+"""Name of the logger that Flyte gives to tasks."""
 _RECORD = re.compile(r"(\[[^\]\s]*\]){0,2} ?\[flyte\] (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
 
@@ -29,12 +31,12 @@ class RunLogs:
     ----------
     action
         The run's first action, a `flyte.remote.Action`.
-    on_line
-        Called with each line that the task prints.
+    on_text
+        Called with what the task prints, in whole lines.
     """
 
-    def __init__(self, action: Any, on_line: Callable[[str], None]) -> None:
-        self._action, self._on_line = action, on_line
+    def __init__(self, action: Any, on_text: Callable[[str], None]) -> None:
+        self._action, self._on_text = action, on_text
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._heard = asyncio.Event()
         self._lines = 0
@@ -54,13 +56,13 @@ class RunLogs:
         while waiting := [task for task in self._reading.values() if not task.done()]:
             self._heard.clear()
             heard = asyncio.ensure_future(self._heard.wait())
-            patience = end - loop.time()
-            if self._lines:
-                patience = min(patience, _QUIET)
-            done, _ = await asyncio.wait(
-                [*waiting, heard], timeout=patience, return_when=asyncio.FIRST_COMPLETED
-            )
-            heard.cancel()
+            patience = _QUIET if self._lines else end - loop.time()
+            try:
+                done, _ = await asyncio.wait(
+                    [*waiting, heard], timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                heard.cancel()
             if not done:
                 return
 
@@ -90,25 +92,49 @@ class RunLogs:
             loop.call_soon_threadsafe(lines.put_nowait, None)
 
         reading = asyncio.ensure_future(quietly(read))
-        count = 0
+        count, ended = 0, False
         try:
-            while (line := await lines.get()) is not None:
-                count += 1
-                if count > known and self._is_last(line):
+            while not ended:
+                got = [await lines.get()]
+                while not lines.empty():  # what came together is shown together
+                    got.append(lines.get_nowait())
+                ended = got[-1] is None
+                new = [line for line in got if line is not None][max(0, known - count) :]
+                count += len(got) - ended
+                if self._take(new):
                     return count, True
         finally:
             reading.cancel()
         return max(count, known), False
 
-    def _is_last(self, line: str) -> bool:
-        """Take in a line; tells whether it is the runtime's last."""
-        self._lines += 1
-        self._heard.set()
-        record = as_record(line)
-        if record is None:
-            self._on_line(line)
-            return False
-        return str(record.get("message", "")).startswith(_LAST_LINE)
+    def _take(self, lines: list[str]) -> bool:
+        """Take in lines; tells whether the runtime's last is among them."""
+        text, last = "", False
+        for line in lines:
+            record = as_record(line)
+            if record is None:
+                text += f"{_of_user(line)}\n"
+            else:
+                last = last or str(record.get("message", "")).startswith(_LAST_LINE)
+        if lines:
+            self._lines += len(lines)
+            self._heard.set()
+        if text:
+            self._on_text(text)
+        return last
+
+
+def _of_user(line: str) -> str:
+    """Return a record of the user's own logger as text, and other lines as they are."""
+    if not line.startswith('{"timestamp": '):
+        return line
+    with contextlib.suppress(ValueError, KeyError, AttributeError):
+        said = json.loads(line)
+        if said["logger"].startswith(_USERS):
+            return "\n".join(
+                [f"{said['level']} {said['message']}", *filter(None, [said.get("exc_info")])]
+            )
+    return line
 
 
 def as_record(line: str) -> dict[str, Any] | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flyte_jupyter.deployment.quiet import quietly
-from flyte_jupyter.deployment.tasks import Sending, by_value
+from flyte_jupyter.deployment.tasks import Sending
 from flyte_jupyter.deployment.values import uploaded
 from flyte_jupyter.driver.flyte_sdk.status import client_is_configured, heard_by
 from flyte_jupyter.errors import DeploymentError, one_line
@@ -19,7 +18,7 @@ from flyte_jupyter.images.recipe import is_image
 
 _PERHAPS_TAKEN = ("RunAlreadyExistsError", "RunCreationError", "SystemUnavailableError")
 _LOOKS = (0.0, 0.3, 0.7, 1.0)
-"""Seconds before each look for a run whose request was cut off."""
+"""Seconds before each look for a run that was perhaps taken."""
 INTERRUPTED = "interrupted in the notebook"
 _TELEMETRY = ("DO_NOT_TRACK", "FLYTE_DISABLE_TELEMETRY", "FLYTE_DISABLE_SENTRY")
 
@@ -44,6 +43,13 @@ class RunOptions:
     context: Mapping[str, str]
     env: Mapping[str, str]
     progress: Callable[[str], None]
+
+
+class MaybeTaken(DeploymentError):
+    """A deployment that may have taken a run, and does not answer."""
+
+
+MaybeTaken.__name__ = "DeploymentError"
 
 
 def without_telemetry() -> dict[str, str]:
@@ -143,15 +149,35 @@ async def submit(sending: Sending, inputs: Mapping[str, Any], options: RunOption
         custom_context=dict(options.context),
     )
     try:
-        with heard_by(options.progress), by_value():
+        with heard_by(options.progress):
             return await quietly(lambda: sender.run.aio(sending.task, **inputs))
     except Exception as error:
         # The answer may have been lost, and what the SDK then asks again be refused.
-        if getattr(error, "code", "") in _PERHAPS_TAKEN:
-            with contextlib.suppress(Exception):
-                if run := await _find(options.name):
-                    return run
+        if getattr(error, "code", "") in _PERHAPS_TAKEN and (run := await _look(options.name)):
+            return run
         raise _refused(error) from error
+
+
+async def _look(name: str) -> Any:
+    """Return a run that was perhaps taken; None if it was not.
+
+    Raises
+    ------
+    MaybeTaken
+        Nobody can tell.
+    """
+    try:
+        for pause in _LOOKS:
+            await asyncio.sleep(pause)
+            if run := await _find(name):
+                return run
+    except Exception as error:
+        raise MaybeTaken(
+            "it is not known whether Flyte has the run",
+            seen=one_line(error),
+            fix=f"Look for {name} in its console.",
+        ) from error
+    return None
 
 
 def images_of(environment: Any) -> list[Any]:
@@ -183,26 +209,6 @@ async def _submit(
         custom_context=dict(context),
     )
     return await quietly(lambda: sender.run.aio(sending.task, **inputs))
-
-
-async def abort_by_name(name: str) -> bool:
-    """Abort a run whose sending was cut short; tells whether nothing of it can go on.
-
-    Parameters
-    ----------
-    name
-        Of the run.
-    """
-    for pause in _LOOKS:  # the request may still be on its way
-        await asyncio.sleep(pause)
-        try:
-            run = await _find(name)
-            if run is not None:
-                await quietly(functools.partial(run.abort.aio, reason=INTERRUPTED))
-                return True
-        except Exception:  # noqa: BLE001 - whatever it is, nothing is known of the run
-            return False
-    return True
 
 
 async def _find(name: str) -> Any:

@@ -8,6 +8,7 @@ import copy
 import inspect
 import linecache
 import logging
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from flyte_jupyter.deployment.travelling.boxes import make_box
 from flyte_jupyter.deployment.travelling.cell import Cell
 from flyte_jupyter.deployment.travelling.displays import SHOWN
 from flyte_jupyter.deployment.travelling.functions import as_sent
-from flyte_jupyter.deployment.travelling.luggage import Luggage, reduced
+from flyte_jupyter.deployment.travelling.luggage import Luggage, Thawing
 from flyte_jupyter.deployment.values import Typed, inputs_of, output, packed, typed
 from flyte_jupyter.driver.decorated import is_decorated
 from flyte_jupyter.errors import CaptureError, UsageError, one_line
@@ -262,7 +263,7 @@ def _with_luggage(
     pickles = [data, *(each.pickle for each in inputs.values())]
     files = of.modules(list(texts.values()), pickles)
     spread = getattr(task, "plugin_config", None) is not None
-    return _sent(task, Luggage(files, shown, spread))
+    return _sent(task, Luggage(files, shown, spread), data)
 
 
 def _definitions(text: str) -> str:
@@ -279,7 +280,10 @@ def _definitions(text: str) -> str:
     return "".join(line if n in kept else "\n" for n, line in enumerate(lines, 1))
 
 
-def _sent(task: Any, luggage: Luggage) -> Any:
+def _sent(task: Any, luggage: Luggage, data: bytes) -> Any:
+    """Return a task that is pickled as it is now, whatever is done to it until it is sent."""
+    with by_value():
+        whole: bytes = cloudpickle.dumps(Thawing(luggage, data))
     kind = type(task)
 
     class Sent(kind):  # type: ignore[misc, valid-type]
@@ -287,7 +291,7 @@ def _sent(task: Any, luggage: Luggage) -> Any:
 
         def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
             del protocol
-            return reduced(self, kind, luggage)
+            return pickle.loads, (whole,)
 
     Sent.__name__ = Sent.__qualname__ = kind.__name__
     sent = copy.copy(task)

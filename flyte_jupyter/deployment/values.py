@@ -8,6 +8,7 @@ it is large: the SDK has no place for that before a run is there.
 from __future__ import annotations
 
 import inspect
+import pickle
 import sys
 import tempfile
 import types
@@ -54,7 +55,7 @@ def typed(name: str, value: Any) -> Typed:
     """
     kind = plain_type(value)
     if kind is not None:
-        return Typed(kind, value)
+        return Typed(kind, _as_now(value))
     try:
         data: bytes = cloudpickle.dumps(value)
     except Exception as error:  # noqa: BLE001 - a user's object may raise anything
@@ -67,7 +68,22 @@ def typed(name: str, value: Any) -> Typed:
         return Typed(File, value, data, packed=True)
     from flyte.types import FlytePickle
 
-    return Typed(FlytePickle, value, data)
+    return Typed(FlytePickle, _Frozen(data), data)
+
+
+class _Frozen:
+    """A value as it was when it was pickled; what it is unpickled as."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._data,)
+
+
+def _as_now(value: Any) -> Any:
+    """Return a value that what the notebook does until it is sent does not change."""
+    return value.copy() if type(value) is list or _is_frame(value) else value
 
 
 def plain_type(value: Any) -> Any:
@@ -109,6 +125,8 @@ def _is_column(pandas: Any, column: Any) -> bool:
     if str(dtype) == "str":
         return not column.isna().any()
     if str(dtype) == "object":
+        if int(pandas.__version__.partition(".")[0]) > 2 or pandas.options.future.infer_string:
+            return False  # it would come back as `str`
         return bool(pandas.api.types.infer_dtype(column, skipna=False) == "string")
     numbers = getattr(dtype, "kind", "") in "biuf" and hasattr(dtype, "isnative")
     return bool(numbers and dtype.isnative and dtype.itemsize in (1, 2, 4, 8))

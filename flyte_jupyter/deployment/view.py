@@ -9,8 +9,9 @@ from flyte_jupyter.deployment.following import Progress
 from flyte_jupyter.driver.anchors import anchors
 from flyte_jupyter.driver.relay import Sink
 
+ENDED = ("succeeded", "failed", "aborted", "timed_out", "recovered")
+"""Phases in which a run has ended."""
 _COLOURS = {"succeeded": "#2e7d32", "failed": "#c62828", "aborted": "#c62828"}
-"""Of phases in which a run has ended."""
 _OTHER = "#1565c0"
 
 
@@ -34,7 +35,7 @@ class RunView:
     def show(self, phase: str, progress: Progress | None = None) -> None:
         """Show a phase, and with `progress` what is known besides."""
         words = phase.replace("_", " ")
-        if progress and phase in _COLOURS:
+        if progress and phase in ENDED:
             words += f" after {progress.seconds:.1f} s"
         if progress and progress.attempt > 1:
             words += f", attempt {progress.attempt}"

@@ -113,7 +113,8 @@ def _files(package: str) -> Iterator[tuple[str, Path]]:
         if _is_the_users(folder, cwd, search_path):
             for path in sorted(Path(folder).rglob("*.py")):
                 parts = path.relative_to(folder).with_suffix("").parts
-                if all(map(str.isidentifier, parts)) and not is_installed(str(path)):
+                hidden = any("." in part for part in parts)  # nobody could import it
+                if not hidden and not is_installed(str(path)):
                     inner = (part for part in parts if part != "__init__")
                     yield ".".join((package, *inner)), path
 

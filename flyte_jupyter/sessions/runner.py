@@ -158,7 +158,7 @@ class Runner:
     def send(self, environment: str, task: CellTask, order: Order) -> Run:
         """Start a run on a Flyte deployment."""
         run = Run(replace(task, values={}), environment, self)
-        execution = SentRun(run, order, self.config.interrupt_grace)
+        execution = SentRun(run, order, self.config)
         self._add(execution)
         self._list(run)
         try:

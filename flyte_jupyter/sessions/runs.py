@@ -318,6 +318,7 @@ class Run:
             if isinstance(error, StopIteration | StopAsyncIteration):
                 # Awaited, Python takes it for the end of the awaiting itself.
                 outer = RuntimeError(f"the task raised {type(error).__name__}")
+                vars(outer).update(vars(error))  # its traceback
                 outer.__cause__, error = error, outer
             self._future.set_exception(error)
         else:

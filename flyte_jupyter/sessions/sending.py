@@ -79,13 +79,19 @@ class Sender:
             needed = {
                 name
                 for name in self._reader.local_modules.find()
-                if any(name.encode() in pickle for pickle in pickles)
+                if any(_as_pickled(name) in pickle for pickle in pickles)
             }
             for code in codes:
                 needed |= local_sources.imported_by(ast.parse(self._reader.transform(code)))
             return local_sources.files(needed)
 
         return Notebook(modules, tuple(task.cells))
+
+
+def _as_pickled(name: str) -> bytes:
+    """Return a name as a pickle has it, so that it is not found within another."""
+    data = name.encode()
+    return b"\x8c" + bytes([len(data)]) + data if len(data) < 256 else data
 
 
 def _check(task: CellTask) -> None:

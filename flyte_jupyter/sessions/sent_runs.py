@@ -16,23 +16,27 @@ import secrets
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.deployment.following import Progress, failure, follow, outputs_of
 from flyte_jupyter.deployment.quiet import quietly
 from flyte_jupyter.deployment.submission import (
     INTERRUPTED,
+    MaybeTaken,
     RunOptions,
-    abort_by_name,
     configure,
     images_of,
     submit,
     upload,
 )
 from flyte_jupyter.deployment.tasks import Sending
-from flyte_jupyter.deployment.view import RunView
+from flyte_jupyter.deployment.view import ENDED, RunView
 from flyte_jupyter.driver.functions import RESULT
+from flyte_jupyter.driver.output.transcript import RunText
 from flyte_jupyter.driver.relay import Sink, TextSink
+from flyte_jupyter.errors import DeploymentError
 from flyte_jupyter.images.building import ensure
 from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.remote_errors import with_traceback
@@ -41,7 +45,7 @@ from flyte_jupyter.sessions.runs import Run
 _LONGEST_NAME = 30
 _LAST_TRY = 3.0
 """Seconds that an abort has which may have been asked for before."""
-_UNDER_WAY = ("running", "succeeded", "failed", "aborted", "timed_out")
+_UNDER_WAY = ("running", *ENDED)
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,14 @@ class SentRun:
     ----------
     run
         The run, as the session lists it.
-    sending
-        What is sent.
     order
-        How it is sent.
-    grace
-        Seconds that the deployment has to confirm an abort.
+        What is sent, and how.
+    config
+        The session's settings: what of its text is shown, and how long an abort may take.
     """
 
-    def __init__(self, run: Run, order: Order, grace: float) -> None:
-        self.run, self._order, self._grace = run, order, grace
+    def __init__(self, run: Run, order: Order, config: FlyteJupyter) -> None:
+        self.run, self._order, self._grace = run, order, config.interrupt_grace
         sending, sink = order.sending, order.sink or TextSink()
         self._sending, self._sink = sending, sink
         self.calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -90,10 +92,12 @@ class SentRun:
         self._name = _name_for(run.id)
         self._remote: Any = None
         self._task: asyncio.Task[Any] | None = None
-        self._interrupted = self._asked = self._over = False
+        self._submitting: asyncio.Future[Any] | None = None
+        self._interrupted = self._over = False
         self._impatient = asyncio.Event()
-        self._log = _private_file()
-        run.record.printed.hold(self._log)
+        self._progress: Progress | None = None
+        self._giving_up = False
+        self._text = _text_of(run, config)
 
     async def perform(self) -> None:
         """See the run through to its end, whatever that is."""
@@ -107,16 +111,16 @@ class SentRun:
             if self._interrupted:
                 await self._give_up()
         except BaseException as error:  # noqa: BLE001 - it is the run's to raise, whatever it is
-            if self._remote is None:
+            if self._remote is None and not isinstance(error, MaybeTaken):
                 self._view.show("not sent")
             cancelled = isinstance(error, KeyboardInterrupt)
             self.run.end("cancelled" if cancelled else "failed", error)
         finally:
             self._over = True
-            os.close(self._log)
             # An interrupt of what follows it, or the end of the session, which the run outlives.
             stopped = KeyboardInterrupt(self._why_stopped())
             self.run.end("cancelled", with_traceback(stopped, []))
+            self._text.close()
 
     def _why_stopped(self) -> str:
         if self._interrupted:
@@ -132,13 +136,17 @@ class SentRun:
                 functools.partial(ensure, image, self._on_step, lambda: self._over), lambda _: None
             )
         inputs = await upload(self._sending, self._on_step)
-        self._asked = True
         options = RunOptions(self._name, self._order.context, env, self._on_step)
-        self._remote = await submit(self._sending, inputs, options)
+        # Whatever comes in between: a run that is taken has to be known, if only to be aborted.
+        self._submitting = asyncio.ensure_future(submit(self._sending, inputs, options))
+        self._remote = await asyncio.shield(self._submitting)
         self.run.record.link = self._remote.url
         if self._interrupted:
             raise asyncio.CancelledError
-        details = await follow(self._remote, self._on_progress, self._on_line)
+        try:
+            details = await follow(self._remote, self._on_progress, self._on_text)
+        finally:
+            self._show(self._text.finish())
         if details.phase.value not in ("succeeded", "recovered"):
             raise self._failure(details)
         await self._receive()
@@ -171,15 +179,19 @@ class SentRun:
             self._loop.call_soon_threadsafe(show)
 
     def _on_progress(self, progress: Progress) -> None:
+        self._progress = progress
         self._view.show(progress.phase, progress)
         if progress.phase in _UNDER_WAY and progress.attempt > self.run.record.attempts:
             self.run.begin()
             self.run.record.attempts = progress.attempt
 
-    def _on_line(self, line: str) -> None:
-        text = f"{line}\n"
-        os.write(self._log, text.encode(errors="replace"))
-        self._sink.stream("stdout", text)
+    def _on_text(self, text: str) -> None:
+        self._text.log(text)
+        self._show(self._text.show("stdout", text))
+
+    def _show(self, texts: list[tuple[str, str]]) -> None:
+        for stream, text in texts:
+            self._sink.stream(stream, text)
 
     # -- interrupts -------------------------------------------------------------------------
 
@@ -193,10 +205,9 @@ class SentRun:
         if again:
             if at_once:
                 self._impatient.set()
-                if self._remote is not None:
-                    self._task.cancel()
-        elif self._remote is None:
-            self._task.cancel()
+                self._stop_waiting()
+        elif self._remote is None or self._has_ended:
+            self._stop_waiting()
         else:
             aborting = self._loop.create_task(self._abort())
             aborting.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -205,31 +216,55 @@ class SentRun:
     async def _abort(self) -> None:
         await quietly(lambda: self._remote.abort.aio(reason=INTERRUPTED))
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._progress is not None and self._progress.phase in ENDED
+
+    async def _abort_when_taken(self) -> bool:
+        """Abort what was being sent, once it is there; tells whether nothing of it goes on."""
+        if self._submitting is None:
+            return True
+        try:
+            self._remote = await self._submitting
+        except DeploymentError as error:
+            return not isinstance(error, MaybeTaken)
+        self.run.record.link = self._remote.url
+        await self._abort()
+        return True
+
     def _stop_waiting(self) -> None:
-        if not self.run.done and self._task is not None:
+        if not self.run.done and self._task is not None and not self._giving_up:
+            self._giving_up = True
             self._task.cancel()
 
     async def _give_up(self) -> None:
         """Say of a run that was interrupted what is not known of it."""
+        self._giving_up = True
+        if self._has_ended:
+            line = f"{self.run.id} has ended; its outputs were not brought: {self.run.link}\n"
+            self._sink.stream("stderr", line)
+            return
         if self._remote is not None:
             ended = await self._within(self._abort(), min(self._grace, _LAST_TRY))
         else:
-            ended = not self._asked or await self._within(abort_by_name(self._name), self._grace)
+            ended = await self._within(self._abort_when_taken(), self._grace)
         if ended:
-            self._view.show("aborted")
+            self._view.show("aborted", self._progress)
         else:
             where = self.run.record.link or f"look for {self._name}"
             line = f"{self.run.id} was asked to stop, and may go on: {where}\n"
             self._sink.stream("stderr", line)
 
     async def _within(self, work: Coroutine[Any, Any, Any], seconds: float) -> bool:
-        """Tell whether work ended well in time, before the user has lost patience."""
+        """Tell whether work ended well in time, before the user has lost patience; it goes on."""
         working = self._loop.create_task(work)
         impatient = self._loop.create_task(self._impatient.wait())
-        await asyncio.wait(
-            [working, impatient], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        impatient.cancel()
+        try:
+            await asyncio.wait(
+                [working, impatient], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            impatient.cancel()
         if not working.done():
             working.add_done_callback(lambda done: done.cancelled() or done.exception())
             return False
@@ -243,7 +278,14 @@ def _name_for(run: str) -> str:
     return f"r-{plain}"[: _LONGEST_NAME - len(token) - 1].rstrip("-") + f"-{token}"
 
 
-def _private_file() -> int:
-    """Open a file that nobody else has and that goes with its last descriptor."""
-    with tempfile.TemporaryFile(prefix="flyte-jupyter-") as file:
-        return os.dup(file.fileno())
+def _text_of(run: Run, config: FlyteJupyter) -> RunText:
+    """Return where a run's text goes: all of it to a file without a name."""
+    descriptor, path = tempfile.mkstemp(prefix="flyte-jupyter-")
+    try:
+        text = RunText(Path(path), run.id, config.output_limit, config.output_rate)
+        text.log("")
+        run.record.printed.hold(descriptor)
+    finally:
+        os.close(descriptor)
+        os.unlink(path)  # noqa: PTH108 - as it was made
+    return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests import leaks
@@ -174,6 +176,13 @@ async def read(file: File) -> int:
     async with file.open("rb") as data:
         return len(bytes(await data.read()))""")
     assert book.value(call(f"read(await File.from_local({str(tmp_path / 'data.txt')!r}))")) == 4
+
+
+def test_what_is_sent_is_what_there_was_then(book):
+    book.run("conf, many, rate = {'lr': 1}, [1], 1\n\ndef rated():\n    return rate")
+    first = send("import time\nfound = conf['lr'], many, rated()", "--bg frozen -o found")
+    book.run(f"get_ipython().run_cell({first!r})\nconf['lr'] = 99\nmany.append(2)\nrate = 99")
+    assert book.value("await frozen") == (1, [1], 1)
 
 
 def test_what_cannot_be_pickled_is_named_on_either_side(book):
@@ -394,10 +403,11 @@ def test_no_more_goes_than_is_needed(book, flyte_backend, tmp_path):
     book.run("import pack\nunused = pack\ntoken = 'not-for-others'\n\ndef used():\n    return 3")
     book.run(send("import sys, linecache\nfound = str(linecache.cache), used()", "-o found"))
     assert book.value("'not-for-others' in found[0], 'def used' in found[0]") == (False, True)
-    body = "import sys\nfound = [each for each in ('pa' 'ck', 'hel' 'pers') if any(each in "
-    body += "getattr(finder, 'modules', ()) for finder in sys.meta_path)]"
+    body = "import sys\nfound = [path for path in sys.path if 'flyte-luggage' in path]"
     book.run(send(body, "-o found"))
     assert book.value("found") == []
+    book.run(send(f"import helpers\n{body}\nfound = len(found)", "-o found"))
+    assert book.value("found") == 1
 
 
 # -- how it is seen ---------------------------------------------------------------------------
@@ -426,6 +436,20 @@ def test_lines_arrive_while_it_runs_and_are_kept(book):
     assert "/runs/r-cell-" in listed
 
 
+def test_a_log_that_is_late_or_breaks_off_is_read_all_the_same(book):
+    assert book.run(send("print('in')", "--name late")).stdout == "in\n"
+    body = "import time\nprint('in')\ntime.sleep(2)\nprint('out')"
+    assert book.run(send(body, "--name broken")).stdout == "in\nout\n"
+
+
+def test_a_flood_is_bounded_and_kept_whole(book):
+    cell = book.run(send("for n in range(100_000):\n    print(n, 'x' * 40)"))
+    assert len(cell.stdout) < 3_000_000
+    assert "are only in %flyte logs" in cell.stderr
+    assert cell.stdout.rstrip().endswith("99999 " + "x" * 40)
+    assert book.value("len(flyte_jupyter.session().runs[-1].log())") > 4_600_000
+
+
 def test_errors_are_those_of_the_task(book):
     book.run("class Mine(Exception):\n    pass")
     error = book.fail(send("def f(q):\n    raise Mine(f'not {q}')\nf(3)"))
@@ -433,6 +457,8 @@ def test_errors_are_those_of_the_task(book):
     assert "line 3, in f" in error.traceback
     assert "raise Mine" in error.traceback
     assert book.fail(send("{}['a']")).value == "'a'"
+    book.run("class Bad(ValueError):\n    pass")
+    assert book.fail(send("raise Bad('so')")).name == "Bad"
     error = book.fail(send("import sys\nsys.exit(3)"))
     assert (error.name, "exit code 3" in error.value) == ("RemoteError", True)
     error = book.fail(send("import os\nos._exit(5)"))
@@ -460,9 +486,12 @@ def test_what_a_task_prints_is_not_taken_for_the_sdks(book):
 import json
 print("[flyte] mine")
 print(json.dumps({"is_flyte_internal": "yes", "message": 3}))
-print("a\\rb")"""
+print("a\\rb")
+import flyte
+flyte.logger.warning("logged")"""
     lines = book.run(send(body)).stdout.split("\n")
-    assert lines == ["[flyte] mine", '{"is_flyte_internal": "yes", "message": 3}', "a\rb", ""]
+    printed = ["[flyte] mine", '{"is_flyte_internal": "yes", "message": 3}', "a\rb"]
+    assert lines == [*printed, "WARNING logged", ""]
 
 
 def test_attempts_are_counted(book, tmp_path):
@@ -517,14 +546,33 @@ def test_an_interrupt_while_it_is_sent_leaves_no_run(book, flyte_backend):
         assert book.value(phase) == "aborted"
 
 
-def test_a_second_interrupt_ends_the_wait_at_once(book):
-    cell = book.submit(send("import time\ntime.sleep(600)", "--name twice"))
+def phase_by_name(book, name: str) -> str:
+    return book.value(f"(await flyte.remote.Run.get.aio(name={name!r})).phase.value")
+
+
+def test_an_interrupt_of_what_is_slow_to_be_taken_aborts_it(book, flyte_backend):
+    cell = book.submit(send("import time\ntime.sleep(600)", "--name slow"))
     book.until(lambda: cell.displays)
+    time.sleep(1)  # it is asked for by now, and not yet taken
     book.interrupt()
-    book.pump(30)
-    book.interrupt()
-    assert book.wait(cell, 15).error.name == "KeyboardInterrupt"
+    assert book.wait(cell).error.name == "KeyboardInterrupt"
+    (name,) = [each.partition("/")[0] for each in flyte_backend.specs() if "r-slow-" in each]
+    assert phase_by_name(book, name) == "aborted"
+
+
+def test_a_second_interrupt_ends_the_wait_at_once(book, flyte_backend):
+    before = set(flyte_backend.specs())
+    cell = book.submit(send("import time\ntime.sleep(600)", "--name slow"))
+    book.until(lambda: cell.displays)
+    time.sleep(1)
+    for _ in range(4):  # one of them may come while Python can hear none
+        book.interrupt()
+        time.sleep(0.3)
+    assert book.wait(cell).error.name == "KeyboardInterrupt"
     assert book.value("flyte_jupyter.session().runs[-1].state") == "cancelled"
+    book.until(lambda: set(flyte_backend.specs()) - before)
+    (new,) = set(flyte_backend.specs()) - before
+    book.until(lambda: phase_by_name(book, new.partition("/")[0]) == "aborted")
 
 
 def test_a_run_that_is_cancelled_at_once_is_not_sent(book, flyte_backend):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from tests.flyte_backend.store import Store
 class Backend(ClusterService, DataProxyService, RunService, QueueService, StateService):
     """All services in one: their methods' names do not clash.
 
+    The log of a task that is called ``late`` is not there when it is first asked for, and that of
+    one that is called ``broken`` breaks off. One that is called ``slow`` is slow to be taken.
+
     Parameters
     ----------
     folder
@@ -51,6 +55,7 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
         self._runs, self._uploads = itertools.count(1), itertools.count(1)
         self._news = asyncio.Condition()
         self._closed = asyncio.Event()
+        self._tails: Counter[str] = Counter()
 
     async def close(self) -> None:
         self._closed.set()
@@ -93,11 +98,17 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
     async def tail_logs(self, request: Any, ctx: Any) -> AsyncIterator[Any]:
         del ctx
         action, told = self._action(request.action_id), 0
+        self._tails[action.id.run.name] += 1
+        first = self._tails[action.id.run.name] == 1
+        if first and "late" in action.spec.short_name:
+            raise ConnectError(Code.NOT_FOUND, "there is no log yet")
         async for count in action.changes(lambda: len(action.lines)):
             lines = [logs_pb2.LogLine(message=f"{line}\n") for line in action.lines[told:count]]
             told = count
             logs = dataproxy_service_pb2.TailLogsResponse.Logs(lines=lines)
             yield dataproxy_service_pb2.TailLogsResponse(logs=[logs])
+            if first and told and "broken" in action.spec.short_name:
+                raise ConnectError(Code.INTERNAL, "the log broke off")
         await self._closed.wait()  # a log plane holds the stream open
 
     async def create_download_link(self, request: Any, ctx: Any) -> Any:
@@ -114,6 +125,8 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
     async def create_run(self, request: Any, ctx: Any) -> Any:
         del ctx
         run = self._run_id(request)
+        if "slow" in request.task_spec.short_name:
+            await asyncio.sleep(3)
         if any(name == run.name for name, _ in self.actions):
             raise ConnectError(Code.ALREADY_EXISTS, f"there is a run {run.name}")
         envs = {pair.key: pair.value for pair in request.run_spec.envs.values}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import pickle
@@ -79,15 +80,12 @@ def pickled(value: Any, file: Any = None) -> bytes:
     """Pickle a value for the notebook, which has the local modules that came from there."""
     import cloudpickle
 
-    spread = [m for m in cloudpickle.list_registry_pickle_by_value() if m in sys.modules]
-    for name in spread:
-        cloudpickle.unregister_pickle_by_value(sys.modules[name])
     file = io.BytesIO() if file is None else file
-    try:
+    with contextlib.ExitStack() as kept_here:
+        for finder in sys.meta_path:
+            if hasattr(finder, "not_spreading"):
+                kept_here.enter_context(finder.not_spreading())
         cloudpickle.Pickler(file).dump(value)
-    finally:
-        for name in spread:
-            cloudpickle.register_pickle_by_value(sys.modules[name])
     return file.getvalue() if isinstance(file, io.BytesIO) else b""
 
 

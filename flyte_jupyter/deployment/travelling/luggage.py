@@ -7,15 +7,18 @@ others. Processes that the task starts find them too.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import linecache
 import os
+import pickle
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -84,15 +87,17 @@ class Spreading(importlib.abc.MetaPathFinder):
 
     def __init__(self, names: set[str], folder: str) -> None:
         self._names, self._folder = names, folder
+        self._spread: set[str] = set()
+        self._lock = threading.RLock()
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         """Answer for a module that came along."""
         if name.partition(".")[0] not in self._names:
             return None
-        places = [self._folder] if path is None else path
-        spec = importlib.machinery.PathFinder.find_spec(name, places, target)
-        loader = getattr(spec, "loader", None)
-        if loader is not None and hasattr(loader, "exec_module"):
+        spec = importlib.machinery.PathFinder.find_spec(name, path or sys.path, target)
+        loader: Any = getattr(spec, "loader", None)
+        came_along = str(getattr(spec, "origin", None)).startswith(self._folder + os.sep)
+        if came_along and hasattr(loader, "exec_module"):
             run = loader.exec_module
 
             def exec_module(module: Any) -> None:
@@ -100,9 +105,49 @@ class Spreading(importlib.abc.MetaPathFinder):
 
                 run(module)
                 cloudpickle.register_pickle_by_value(module)
+                self._spread.add(module.__name__)
 
             loader.exec_module = exec_module
         return spec
+
+    @contextlib.contextmanager
+    def not_spreading(self) -> Iterator[None]:
+        """Have them pickled as modules that are there: the notebook has them, too."""
+        import cloudpickle
+
+        with self._lock:
+            known = cloudpickle.list_registry_pickle_by_value()
+            names = [name for name in self._spread if name in sys.modules and name in known]
+            for name in names:
+                cloudpickle.unregister_pickle_by_value(sys.modules[name])
+            try:
+                yield
+            finally:
+                for name in names:
+                    cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+class Thawing:
+    """A task that is unpickled once its luggage is there.
+
+    Parameters
+    ----------
+    luggage
+        What it needs.
+    data
+        It, pickled.
+    """
+
+    def __init__(self, luggage: Luggage, data: bytes) -> None:
+        self._luggage, self._data = luggage, data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _thawed, (self._luggage, self._data)
+
+
+def _thawed(luggage: Luggage, data: bytes) -> Any:
+    del luggage
+    return pickle.loads(data)
 
 
 def _pass_on(luggage: Luggage) -> None:

@@ -91,12 +91,15 @@ def _engine_lines() -> Iterator[str]:
 def _env(session: Session, options: argparse.Namespace) -> Any:
     if options.name is None:
         return _list_environments(session)
-    if not options.name.replace("-", "_").isidentifier():
-        raise UsageError("an environment is named in snake_case or kebab-case", seen=options.name)
     config = configured(engine_named(options.plugin or "plain"), _pairs(options.rest))
     import flyte
 
-    declared = flyte.TaskEnvironment(name=options.name, plugin_config=config)
+    try:
+        declared = flyte.TaskEnvironment(name=options.name, plugin_config=config)
+    except ValueError:  # it knows the name's form, and asks for nothing else here
+        raise UsageError(
+            "an environment is named in snake_case or kebab-case", seen=options.name
+        ) from None
     environment = session.declare(declared)
     environment.spec({})
     return Table(

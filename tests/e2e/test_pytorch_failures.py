@@ -256,11 +256,13 @@ def test_nodes_whose_agents_always_die_end_the_task(elastic):
     assert all_reduce(elastic) == [3.0, 3.0]
 
 
-def test_a_range_goes_on_with_the_nodes_that_are_left(elastic):
+def test_a_range_goes_on_with_the_nodes_that_are_left(elastic, tmp_path):
     body = f"""{GROUP}
-import time
+import os, time
 print("in", dist.get_world_size())
-if dist.get_world_size() == 2:
+begun = {str(tmp_path / "begun")!r} + str(rank)
+if not os.path.exists(begun):
+    open(begun, "w").close()
     time.sleep(600)
 total = dist.get_world_size()
 """
@@ -270,7 +272,8 @@ total = dist.get_world_size()
     elastic.wait(cell)
     assert cell.error is None, cell.error
     assert "Node 1 was lost; all ranks start again on 1 node." in cell.stderr
-    assert elastic.value("total") == 1
+    # The node that takes its place may be there in time.
+    assert elastic.value("total") in (1, 2)
     assert leaks.until(lambda: len(elastic.processes("node")) == 2)
 
 

@@ -50,6 +50,7 @@ LINES = {
     "mistyped verb": ("statsu", "Did you mean 'status'?"),
     "a verb in capitals": ("UP", "has no verb UP"),
     "env of a bad name": ("env 1x", "snake_case or kebab-case: 1x"),
+    "env of a name with capitals": ("env A", "snake_case or kebab-case: A"),
     "unknown plugin": ("env e --plugin spork", "no engine is called 'spork'"),
     "mistyped plugin": ("env e --plugin dassk", "Did you mean 'dask'?"),
     "workers 0": ("env e --plugin dask --workers 0", "whole number of at least 1: '0'"),

@@ -91,15 +91,16 @@ def _engine_lines() -> Iterator[str]:
 def _env(session: Session, options: argparse.Namespace) -> Any:
     if options.name is None:
         return _list_environments(session)
+    misnamed = UsageError("an environment is named in snake_case or kebab-case", seen=options.name)
+    if not options.name.replace("-", "_").isidentifier():
+        raise misnamed
     config = configured(engine_named(options.plugin or "plain"), _pairs(options.rest))
     import flyte
 
     try:
         declared = flyte.TaskEnvironment(name=options.name, plugin_config=config)
-    except ValueError:  # it knows the name's form, and asks for nothing else here
-        raise UsageError(
-            "an environment is named in snake_case or kebab-case", seen=options.name
-        ) from None
+    except ValueError:  # Flyte asks for more of a name, and here for nothing else
+        raise misnamed from None
     environment = session.declare(declared)
     environment.spec({})
     return Table(

@@ -565,11 +565,12 @@ def test_a_second_interrupt_ends_the_wait_at_once(book, flyte_backend):
     cell = book.submit(send("import time\ntime.sleep(600)", "--name slow"))
     book.until(lambda: cell.displays)
     time.sleep(1)
-    for _ in range(4):  # one of them may come while Python can hear none
-        book.interrupt()
-        time.sleep(0.3)
-    assert book.wait(cell).error.name == "KeyboardInterrupt"
-    assert book.value("flyte_jupyter.session().runs[-1].state") == "cancelled"
+    book.interrupt()
+    time.sleep(0.3)
+    book.interrupt()
+    # How the notebook shows that is left open: the second may come while it shows the first.
+    book.wait(cell)
+    book.until(lambda: book.value("flyte_jupyter.session().runs[-1].state") == "cancelled")
     book.until(lambda: set(flyte_backend.specs()) - before)
     (new,) = set(flyte_backend.specs()) - before
     book.until(lambda: phase_by_name(book, new.partition("/")[0]) == "aborted")

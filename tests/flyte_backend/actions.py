@@ -178,6 +178,7 @@ class Action:
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
+            "TMPDIR": str(self.folder / f"{self.name}-{self.attempt}"),
             **self.store.environment,
             "_U_EP_OVERRIDE": endpoint,
             "_U_INSECURE": "true",

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flyte_jupyter.deployment.quiet import quietly
 from flyte_jupyter.driver.flyte_sdk.run_log import lines_of
@@ -109,41 +109,42 @@ class RunLogs:
 
     def _take(self, lines: list[str]) -> bool:
         """Take in lines; tells whether the runtime's last is among them."""
-        text, last = "", False
-        for line in lines:
-            record = as_record(line)
-            if record is None:
-                text += f"{_of_user(line)}\n"
-            else:
-                last = last or str(record.get("message", "")).startswith(_LAST_LINE)
+        said = [understood(line) for line in lines]
         if lines:
             self._lines += len(lines)
             self._heard.set()
-        if text:
+        if text := "".join(f"{each.text}\n" for each in said if each.text is not None):
             self._on_text(text)
-        return last
+        return any(each.last for each in said)
 
 
-def _of_user(line: str) -> str:
-    """Return a record of the user's own logger as text, and other lines as they are."""
-    if not line.startswith('{"timestamp": '):
-        return line
-    with contextlib.suppress(ValueError, KeyError, AttributeError):
-        said = json.loads(line)
-        if said["logger"].startswith(_USERS):
-            return "\n".join(
-                [f"{said['level']} {said['message']}", *filter(None, [said.get("exc_info")])]
-            )
-    return line
+class Said(NamedTuple):
+    """A line of a log: what to show of it, if anything, and whether it is the runtime's last."""
+
+    text: str | None
+    last: bool = False
 
 
-def as_record(line: str) -> dict[str, Any] | None:
-    """Return a line as a record of the SDK's own log; None if it is what the task prints."""
+def understood(line: str) -> Said:
+    """Tell what a task prints from the SDK's own records, and show those of the user's logger."""
     if _RECORD.match(line):  # before it knew that its records are to be JSON
-        return {}
+        return Said(None)
+    record = _as_json(line)
+    message = str(record.get("message", ""))
+    if record.get("is_flyte_internal") is True:
+        return Said(None, message.startswith(_LAST_LINE))
+    formatted = {"timestamp", "level", "message"} <= record.keys()
+    if formatted and str(record.get("logger", "")).startswith(_USERS):
+        trace = f"\n{record['exc_info']}" if record.get("exc_info") else ""
+        return Said(f"{record['level']} {message}{trace}")
+    return Said(line)
+
+
+def _as_json(line: str) -> dict[str, Any]:
+    """Return a line that is a JSON object; an empty one for all others."""
     if line.startswith("{"):
         with contextlib.suppress(ValueError):
             found = json.loads(line)
-            if isinstance(found, dict) and found.get("is_flyte_internal") is True:
+            if isinstance(found, dict):
                 return found
-    return None
+    return {}

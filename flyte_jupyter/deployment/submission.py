@@ -193,24 +193,6 @@ def images_of(environment: Any) -> list[Any]:
     return found
 
 
-async def _submit(
-    sending: Sending, name: str, context: Mapping[str, str], env: dict[str, str]
-) -> Any:
-    import flyte
-
-    inputs = await quietly(lambda: uploaded(sending.inputs))
-    # A record of the SDK's is one line then, which can be told from what the task prints.
-    sender = flyte.with_runcontext(
-        mode="remote",
-        name=name,
-        interactive_mode=True,
-        log_format="json",
-        env_vars=env,
-        custom_context=dict(context),
-    )
-    return await quietly(lambda: sender.run.aio(sending.task, **inputs))
-
-
 async def _find(name: str) -> Any:
     """Return a run by its name; None if there is none.
 

@@ -250,7 +250,7 @@ def _with_luggage(
     cell
         File name and text of the cell that it runs, if it runs one.
     """
-    with by_value():
+    with _by_value():
         try:
             data = cloudpickle.dumps(task)
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything
@@ -282,7 +282,7 @@ def _definitions(text: str) -> str:
 
 def _sent(task: Any, luggage: Luggage, data: bytes) -> Any:
     """Return a task that is pickled as it is now, whatever is done to it until it is sent."""
-    with by_value():
+    with _by_value():
         whole: bytes = cloudpickle.dumps(Thawing(luggage, data))
     kind = type(task)
 
@@ -304,7 +304,7 @@ _uses = 0
 
 
 @contextlib.contextmanager
-def by_value() -> Iterator[None]:
+def _by_value() -> Iterator[None]:
     """Have what runs in the container pickled by value."""
     global _uses  # noqa: PLW0603
     with _lock:

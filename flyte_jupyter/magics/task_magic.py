@@ -14,11 +14,11 @@ from flyte_jupyter.driver.relay import NotebookSink
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.magics.arguments import MagicParser, count, names, ranks, seconds
 from flyte_jupyter.sessions import CellTask, Ref, Run, Session
+from flyte_jupyter.sessions.sending import TARGETS
 from flyte_jupyter.widgets.progress import StartProgress
 from flyte_jupyter.widgets.table import Table
 
 MAGIC = "%%flyte_task"
-_TARGETS = ("flyte",)
 
 
 def make_parser() -> MagicParser:
@@ -61,7 +61,7 @@ def make_parser() -> MagicParser:
     )
     parser.add_argument(
         "--on",
-        choices=_TARGETS,
+        choices=TARGETS,
         default="",
         help="send it to the Flyte deployment that the SDK is configured for",
     )

@@ -12,9 +12,8 @@ from flyte_jupyter.backends.local.processes import MARK
 from flyte_jupyter.driver.relay import NotebookSink
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.sessions.runs import Run
+from flyte_jupyter.sessions.sending import TARGETS
 from flyte_jupyter.sessions.session import session
-
-_TARGETS = ("", "flyte")
 
 
 def call(
@@ -29,7 +28,7 @@ def call(
         raise UsageError(
             "this is a task already, and its driver starts no runs", fix="Call the task itself."
         )
-    if on not in _TARGETS:
+    if on and on not in TARGETS:
         raise UsageError(f"nothing is called {on!r}", fix='Functions can be sent on="flyte".')
     shell = get_ipython()
     owner, about = session(), dict[str, Any](context=context)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from flyte_jupyter.deployment.tasks import Notebook, Sending
 
 
+TARGETS = ("flyte",)
+"""Where a cell or a function can be sent."""
+
+
 class Reader(Protocol):
     """What is needed of the session to read a cell."""
 

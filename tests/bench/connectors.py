@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from statistics import median
 
-from tests.bench.notebook import with_extension
+from tests.bench.notebook import TIMED, with_extension
 from tests.bench.rows import Row, duration
 from tests.training_service import TrainingService
 
 _DECLARE = """\
-import time, httpx, flyte, flyte_jupyter
+import httpx, flyte, flyte_jupyter
 from dataclasses import dataclass
 from flyte.connectors import AsyncConnector, AsyncConnectorExecutorMixin, ConnectorRegistry
 from flyte.connectors import Resource, ResourceMeta
@@ -53,14 +53,6 @@ job = Task(
 job_env = flyte.TaskEnvironment.from_task("job_env", job)
 ConnectorRegistry.register(Connector())
 
-async def timed(call, rounds):
-    times = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        await call()
-        times.append(time.perf_counter() - started)
-    return times
-
 async def by_itself():
     await look(await launch())
 """
@@ -72,7 +64,7 @@ def connectors(quick: bool) -> list[Row]:
     service = TrainingService()
     try:
         with with_extension() as notebook:
-            notebook.run(f"ENDPOINT = {service.endpoint!r}\n{_DECLARE}")
+            notebook.run(f"ENDPOINT = {service.endpoint!r}\n{_DECLARE}\n{TIMED}")
             notebook.run("flyte.init()")
             ours = "await timed(lambda: flyte_jupyter.run(job), {})"
             theirs = "await timed(lambda: flyte.run.aio(job), {})"

@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from tests.bench.notebook import with_extension
+from tests.bench.notebook import TIMED, with_extension
 from tests.bench.rows import Row, duration
 from tests.flyte_backend.running import backend
 
 _DECLARE = """\
-import time, flyte, flyte_jupyter
+import flyte, flyte_jupyter
 env = flyte.TaskEnvironment(name="env", image="registry/image:1")
 
 @env.task
@@ -25,14 +25,6 @@ async def by_itself():
 
 async def here():
     assert await flyte_jupyter.run(double, 3, on="flyte") == 6
-
-async def timed(call, rounds):
-    times = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        await call()
-        times.append(time.perf_counter() - started)
-    return times
 """
 
 
@@ -44,7 +36,7 @@ def deployment(quick: bool) -> list[Row]:
         backend(Path(folder)) as running,
         with_extension() as notebook,
     ):
-        notebook.run(f"{running.init}\n{_DECLARE}")
+        notebook.run(f"{running.init}\n{_DECLARE}\n{TIMED}")
         times = {}
         for name in ("here", "by_itself"):
             notebook.run(f"await timed({name}, 1)")

@@ -18,6 +18,18 @@ from jupyter_client.manager import KernelManager
 from tests.bench.processes import TOKEN, end, new_token, with_token
 
 _TIMEOUT = 300.0
+TIMED = """\
+import time
+
+async def timed(call, rounds):
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        await call()
+        times.append(time.perf_counter() - started)
+    return times
+"""
+"""Code for a kernel: it times calls, in seconds each."""
 
 
 class CellFailed(Exception):

@@ -23,6 +23,24 @@ def test_a_flood_is_cut_and_nothing_of_it_is_lost(plain):
     assert log.endswith(f"line {LINES - 1}")
 
 
+def test_a_flood_of_a_forked_child_is_cut_and_nothing_of_it_is_lost(plain):
+    body = f"""
+    import multiprocessing
+
+    def flood():
+        for n in range({LINES}):
+            print("line", n)
+
+    child = multiprocessing.get_context("fork").Process(target=flood)
+    child.start()
+    child.join()
+    """
+    cell = plain.task(body)
+    assert len(cell.stdout) < 2 * 2**20
+    (where,) = re.findall(r"are only in (.*) …\]", cell.stderr)
+    assert plain.run(where).result.splitlines() == [f"line {n}" for n in range(LINES)]
+
+
 def test_the_last_lines_of_a_log(plain):
     plain.task("for n in range(100): print(n)")
     assert plain.run("%flyte logs -n 3").result == "97\n98\n99"

@@ -91,3 +91,19 @@ def test_what_the_parent_has_not_sent_yet_is_not_sent_by_its_forked_children(pla
         os.wait()
     """
     assert plain.task(body).stdout == "once\n"
+
+
+def test_what_forked_children_print_at_their_end_belongs_to_their_run(plain):
+    body = """
+    import multiprocessing
+    make = multiprocessing.get_context("fork").Process
+    children = [make(target=print, args=(f"child {number}",)) for number in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    """
+    for _ in range(5):
+        cell = plain.task(body)
+        for text in (cell.stdout, plain.run("%flyte logs").result):
+            assert sorted(text.splitlines()) == [f"child {number}" for number in range(4)]

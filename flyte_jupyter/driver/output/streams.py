@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 import zmq
 from ipykernel.iostream import IOPubThread, OutStream
@@ -101,6 +101,23 @@ class _Buffer:
 _buffer = _Buffer()
 
 
+class _Forks:
+    """Whether this process has been forked: only then may a child's displays be on their way."""
+
+    seen = False
+
+    @classmethod
+    def note(cls) -> None:
+        cls.seen = True
+
+    @classmethod
+    def forget(cls) -> None:
+        cls.seen = False
+
+
+os.register_at_fork(after_in_parent=_Forks.note, after_in_child=_Forks.forget)
+
+
 class DriverIOPub(IOPubThread):
     """ipykernel's output thread, which hears its forked children over a Unix socket.
 
@@ -148,6 +165,7 @@ class DriverStream(OutStream):
     _draining: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._in_child: tuple[int, TextIO] | None = None
         # Else ipykernel would leave the descriptors alone where pytest has started the notebook.
         super().__init__(*args, **{**kwargs, "watchfd": "force"})
 
@@ -178,19 +196,33 @@ class DriverStream(OutStream):
 
     def write(self, string: str) -> int | None:
         """Buffer text in the order in which it was written, whichever stream it was."""
-        if not self._is_master_process():
-            return super().write(string)  # type: ignore[no-any-return]
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
+        if not self._is_master_process():
+            return self._descriptor().write(string)
         if _buffer.add(self.parent_header, self.name, string):
             self.flush()  # back pressure: printing must not outrun sending
         else:
             self._schedule_flush()
         return len(string)
 
+    def _descriptor(self) -> TextIO:
+        """Return what a forked child writes to: the descriptor, by the line, as any process would.
+
+        ipykernel would send its text to the notebook, past the log and its bounds.
+        """
+        pid = os.getpid()
+        if self._in_child is None or self._in_child[0] != pid:  # a child of the child has its own
+            fd, errors = self._original_stdstream_fd, "backslashreplace"
+            text = os.fdopen(fd, "w", 1, "utf-8", errors, newline="", closefd=False)
+            self._in_child = pid, text
+        return self._in_child[1]
+
     def flush(self) -> None:
         """Wait until everything is on its way; ipykernel asks for that several times a cell."""
-        if not (self._is_master_process() and _buffer.empty):
+        if not self._is_master_process():
+            self._descriptor().flush()
+        elif not _buffer.empty:
             super().flush()
 
     def drain(self) -> None:
@@ -198,10 +230,13 @@ class DriverStream(OutStream):
         with self._draining:
             for pipe in self._pipes:
                 pipe.settle()
-        super().flush()
+        if _Forks.seen:
+            super().flush()
+        else:
+            self.flush()
 
     def _flush(self) -> None:
-        super()._flush()  # what forked children wrote
+        super()._flush()  # for its own account of what is pending
         if self._is_master_process():
             _buffer.hand_on(self._log, self._show)
 

@@ -75,12 +75,13 @@ def beyond_machine(*, cpus: float = 0, memory: float = 0, gpus: float = 0) -> li
         Bytes in all.
     """
     said = []
-    for what, asked, there in (
-        ("CPUs", cpus, float(machine_cpus())),
-        ("GPUs", gpus, float(machine_gpus())),
-        ("GiB", memory / _GIB, psutil.virtual_memory().total / _GIB),
+    for what, asked, count in (
+        ("CPUs", cpus, machine_cpus),
+        ("GPUs", gpus, machine_gpus),
+        ("GiB", memory / _GIB, _machine_gibibytes),
     ):
-        if asked > there:
+        # Counted only if it matters: this is asked before every cell.
+        if asked and asked > (there := float(count())):
             asked_for = f"{asked:.1f}" if what == "GiB" else f"{asked:g}"
             has = f"{there:.1f}" if what == "GiB" else f"{there:g}"
             said.append(f"{asked_for} {what} are asked for and this machine has {has}")
@@ -93,6 +94,11 @@ def machine_cpus() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
+
+
+def _machine_gibibytes() -> float:
+    total: int = psutil.virtual_memory().total
+    return total / _GIB
 
 
 def machine_gpus() -> int:

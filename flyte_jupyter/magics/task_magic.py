@@ -131,15 +131,15 @@ class TaskMagic:
         request = Request(options, body, self._analyze(body))
         self._check(request)
         # Before anything is captured or started: an unknown environment is the first thing to say.
-        declared = self._environment(options)
+        environment = self._environment(options)
         self._reload_local_modules()
         captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
         if options.capture:
             return self._tabulate(captured)
-        return self._submit(request, captured, declared)
+        return self._submit(request, captured, environment)
 
     def _environment(self, options: argparse.Namespace) -> Any:
-        """Return the `flyte.TaskEnvironment` that the line names."""
+        """Return the environment that the line names; as it is declared, for a deployment."""
         if options.on:
             return self._session.declared_as(options.environment)
         environment = self._session.environment(options.environment)
@@ -147,7 +147,7 @@ class TaskMagic:
             raise UsageError(
                 f"{environment.name} has no ranks", fix="--ranks is for PyTorch environments."
             )
-        return environment.declared
+        return environment
 
     def _analyze(self, body: str) -> CellNames:
         if body.lstrip().startswith(MAGIC):
@@ -211,7 +211,9 @@ class TaskMagic:
             empty="The cell takes nothing along.",
         )
 
-    def _submit(self, request: Request, captured: capturing.Capture, declared: Any) -> Run | None:
+    def _submit(
+        self, request: Request, captured: capturing.Capture, environment: Any
+    ) -> Run | None:
         options = request.options
         task = CellTask(
             code=request.body,
@@ -230,14 +232,14 @@ class TaskMagic:
         ask = None if background else self._asker()
         sink = NotebookSink(self._shell, self._count())
         if options.on:
-            run = self._session.send(declared, task, sink=sink)
+            run = self._session.send(environment, task, sink=sink)
         else:
-            run = self._session.submit(declared, task, sink=sink, ask=ask)
+            run = self._session.submit(environment, task, sink=sink, ask=ask)
         try:
-            self._note(request.found.binds, (*task.returns, *task.keeps), declared.name)
+            self._note(request.found.binds, (*task.returns, *task.keeps), environment.name)
             if background:
                 return self._hand_over(run, options.bg)
-            self._see_through(run, "" if options.on else declared.name)
+            self._see_through(run, "" if options.on else environment.name)
         except KeyboardInterrupt:
             run.cancel()  # nobody waits for it any more
             raise

@@ -78,6 +78,8 @@ class Session:
     def environment(self, name: Any) -> Environment:
         """Return an environment by variable, by its own name, or the object itself.
 
+        What this has returned is returned as it is.
+
         Raises
         ------
         EnvironmentNotFound
@@ -85,6 +87,8 @@ class Session:
         EngineError
             No engine runs what it asks for.
         """
+        if isinstance(name, Environment):
+            return name
         environment = Environment.of(self.declared_as(name))
         self._name_ignored(environment)
         return environment

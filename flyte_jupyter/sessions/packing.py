@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.by_value import refusing_secrets
 from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.refs import packing_for
@@ -38,5 +39,6 @@ def pack_for(cluster: Cluster, values: Mapping[str, object], local_modules: Any)
     """
     # Before anything else: should it be replaced meanwhile, this is packed for the one before.
     driver = cluster.driver
-    with local_modules.travelling_by_value(), packing_for(driver):
+    by_value = local_modules.travelling_by_value()
+    with by_value, packing_for(driver), refusing_secrets(values):
         return Packed(transfer.pack(values, sent=cluster.sent, folder=cluster.folder), driver)

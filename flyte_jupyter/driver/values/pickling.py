@@ -11,10 +11,18 @@ import copyreg
 import io
 import pickle
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
+from flyte_jupyter.driver.values.by_value import (
+    KeepingClasses,
+    MainGlobals,
+    SecretRefused,
+    check_globals,
+    is_of_main,
+)
+from flyte_jupyter.driver.values.exceptions import reduce_exception
 from flyte_jupyter.driver.values.reducers import OUT_OF_BAND, reducers
 from flyte_jupyter.errors import CaptureError
 
@@ -102,7 +110,21 @@ class _ParcelPickler(cloudpickle.Pickler):
     def __init__(self, out: Pickled) -> None:
         # What somebody registered with copyreg wins over what this package would do.
         self.dispatch_table = {**reducers(), **copyreg.dispatch_table, **_CLOUDPICKLE}
+        self._main = MainGlobals()
         super().__init__(out, protocol=5, buffer_callback=out.take)
+
+    def _function_getnewargs(self, function: Any) -> Any:
+        check_globals(function)
+        code, own, *rest = super()._function_getnewargs(function)
+        return code, self._main if is_of_main(function) else own, *rest
+
+    def reducer_override(self, obj: object) -> Any:
+        """Reduce what no table of types can name."""
+        if issubclass(type(obj), BaseException):
+            reduced = reduce_exception(cast(BaseException, obj))
+            if reduced is not NotImplemented:
+                return reduced
+        return super().reducer_override(obj)
 
 
 def pickle_values(values: Mapping[str, object]) -> Pickled:
@@ -122,6 +144,8 @@ def pickle_values(values: Mapping[str, object]) -> Pickled:
         except Exception as error:
             pickler.clear_memo()
             out.clear()
+            if isinstance(error, SecretRefused):
+                raise
             raise PackError.of(name, value, error) from error
         beside = sum(view.nbytes for view in out.views[first:])
         out.sizes[name] = out.length - start + beside
@@ -129,7 +153,11 @@ def pickle_values(values: Mapping[str, object]) -> Pickled:
 
 
 def unpickle_values(
-    names: Sequence[str], stream: bytes | memoryview, buffers: Iterable[memoryview]
+    names: Sequence[str],
+    stream: bytes | memoryview,
+    buffers: Iterable[memoryview],
+    *,
+    back: bool = False,
 ) -> dict[str, object]:
     """Rebuild what `pickle_values` pickled.
 
@@ -141,6 +169,8 @@ def unpickle_values(
         The pickle stream.
     buffers
         The out-of-band buffers in order; the values are built on them, not on copies.
+    back
+        Whether classes that this process has are to stay as they are.
 
     Raises
     ------
@@ -148,7 +178,7 @@ def unpickle_values(
         When a value cannot be rebuilt, for example because a module is not installed here.
     """
     source: Any = io.BytesIO(stream) if isinstance(stream, bytes) else ViewReader(stream)
-    unpickler = pickle.Unpickler(source, buffers=buffers)
+    unpickler = (KeepingClasses if back else pickle.Unpickler)(source, buffers=buffers)
     values: dict[str, object] = {}
     for name in names:
         try:

@@ -101,6 +101,7 @@ def unpack(
     frames: Sequence[bytes | memoryview],
     *,
     kept: KeptBuffers | None = None,
+    back: bool = False,
 ) -> dict[str, object]:
     """Rebuild the values of a parcel.
 
@@ -115,6 +116,9 @@ def unpack(
         `Parcel.frames`, as the message brought them. Writable ones become the values' memory.
     kept
         Where to keep what the sender asks to have kept, and to find what it counts on.
+    back
+        Whether they come from a process that has its classes from this one: those that this one
+        has stay as they are.
 
     Raises
     ------
@@ -134,7 +138,7 @@ def unpack(
         segments = after.enter_context(opened(header["segments"]))
         stream = _stream(header["stream"], frames, segments)
         buffers = [_buffer(place, frames, segments, kept) for place in header["buffers"]]
-    return unpickle_values(header["names"], stream, buffers)
+    return unpickle_values(header["names"], stream, buffers, back=back)
 
 
 def _stream(

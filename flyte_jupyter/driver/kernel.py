@@ -34,6 +34,7 @@ from flyte_jupyter.driver.output.transcript import Transcript
 from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.replies import check_bound
 from flyte_jupyter.driver.values import forwarding, transfer
+from flyte_jupyter.driver.values.by_value import sharing_globals
 from flyte_jupyter.driver.values.transfer import KeptBuffers, Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import FlyteJupyterError, UsageError
@@ -49,6 +50,7 @@ class DriverKernel(IPythonKernel):
             super().__init__(**kwargs)
         self.member: Any = None
         self.folder = Path()
+        self.streams: tuple[Any, Any] = sys.stdout, sys.stderr
         self.provided: dict[str, Any] = {}
         self.refs = RefStore("")
         self.kept = KeptBuffers()
@@ -76,6 +78,7 @@ class DriverKernel(IPythonKernel):
             Limits of output, from the session's configuration.
         """
         self.member = member
+        self.streams = sys.stdout, sys.stderr
         self.folder = member.folder
         self.refs = RefStore(f"{member.folder.name[-6:]}.{member.generation}")
         self.refs.publish()
@@ -150,10 +153,14 @@ class DriverKernel(IPythonKernel):
 
     def finish_output(self, parent: dict[str, Any]) -> None:
         """Send all that the run has printed, before its reply."""
-        stdout = sys.stdout
+        for output in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # the cell may have put anything there
+                output.flush()
+        sys.stdout, sys.stderr = self.streams
+        stdout, stderr = self.streams
         if isinstance(stdout, DriverStream):
             stdout.drain()
-        for output in (stdout, sys.stderr):
+        for output in (stdout, stderr):
             output.flush()
         if isinstance(stdout, DriverStream):
             stdout.finish(parent["header"])
@@ -165,8 +172,11 @@ class DriverKernel(IPythonKernel):
             self.live.release()
             if self.member.args["run"]:
                 return await self._perform_elsewhere(content, buffers, parent)
+        main = shell.new_main()
         try:
-            inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
+            # What a function is called with is not what it finds around it.
+            with contextlib.nullcontext() if content["call"] else sharing_globals(vars(main)):
+                inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
         except FlyteJupyterError as problem:
             return self._failure(problem, "inputs")
         self.learn(content["cells"])
@@ -176,7 +186,7 @@ class DriverKernel(IPythonKernel):
         self._follow(content["cwd"])
         inputs = {**self.provided, **inputs}
         with (
-            shell.fresh_namespace(self.shell, {} if content["call"] else inputs) as namespace,
+            shell.fresh_namespace(self.shell, {} if content["call"] else inputs, main) as namespace,
             self.live.watch(namespace),
         ):
             from flyte_jupyter.driver.work import Work, perform_on_main

@@ -21,7 +21,7 @@ from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
-from flyte_jupyter.driver import interrupts
+from flyte_jupyter.driver import interrupts, submodules
 from flyte_jupyter.driver.wakeup import Wakeup
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -49,6 +49,28 @@ class DriverShell(ZMQInteractiveShell):
 
     displayhook_class = DriverDisplayHook
     remote_traceback: list[str] | None = None
+    unshown: BaseException | None = None
+    """Why the value of the last expression could not be shown."""
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Keep the traceback of what ends a cell; show that of a value that cannot be shown.
+
+        The second does not end the cell, unless it is the value of its last expression.
+        """
+        before, self.remote_traceback = self.remote_traceback, None
+        super().showtraceback(exc_tuple, *args, **kwargs)
+        if exc_tuple is None or exc_tuple is self.preprocessing:
+            return
+        if getattr(self.displayhook, "msg", None) is None:
+            sys.stderr.write("\n".join([*(self.remote_traceback or ()), ""]))
+            self.remote_traceback = before
+        elif self.unshown is None:
+            self.unshown = exc_tuple[1]
+        else:
+            self.remote_traceback = before  # it fails in each format that it has
+
+    preprocessing: Any = None
+    """What failed before the present cell could run, as `sys.exc_info` has it."""
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         del etype, evalue
@@ -105,14 +127,30 @@ def learn_cells(shell: DriverShell, cells: Mapping[str, tuple[int, str]]) -> Non
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
 
 
+def new_main() -> types.ModuleType:
+    """Return an empty ``__main__``."""
+    return types.ModuleType("__main__")
+
+
 @contextlib.contextmanager
-def fresh_namespace(shell: DriverShell, inputs: Mapping[str, object]) -> Iterator[dict[str, Any]]:
-    """Give the shell an empty ``__main__`` that holds only `inputs`, for one task.
+def fresh_namespace(
+    shell: DriverShell, inputs: Mapping[str, object], main: types.ModuleType | None = None
+) -> Iterator[dict[str, Any]]:
+    """Give the shell a ``__main__`` that holds only `inputs`, for one task.
 
     It is the real ``sys.modules["__main__"]`` meanwhile: pickling a function of the cell by value
     depends on that, as does `multiprocessing`.
+
+    Parameters
+    ----------
+    shell
+        The shell.
+    inputs
+        Names and values.
+    main
+        A `new_main`, where functions among the inputs have it as their globals.
     """
-    module = types.ModuleType("__main__")
+    module = main or new_main()
     namespace = module.__dict__
     namespace["__builtins__"] = sys.modules["builtins"]
     before = (shell.user_module, shell.user_ns, sys.modules["__main__"])
@@ -132,13 +170,16 @@ async def run_cell(shell: DriverShell, cell: Cell) -> BaseException | None:
     # Blank lines stand for those above the code, so that numbers count from the cell's first line.
     code = "\n" * cell.line + cell.code
     shell.execution_count = cell.count
-    shell.remote_traceback = None
+    shell.remote_traceback = shell.unshown = None
     transformed, problem = code, None
     try:
         transformed = "\n" * cell.line + shell.transform_cell(cell.code)
     except Exception:  # noqa: BLE001 - IPython shows it, as for any cell
         problem = sys.exc_info()
+    else:
+        submodules.import_named(transformed, cell.inputs)
     shell.displayhook.cell = transformed
+    shell.preprocessing = problem
     result = None
     try:
         result = await shell.run_cell_async(
@@ -152,7 +193,12 @@ async def run_cell(shell: DriverShell, cell: Cell) -> BaseException | None:
         shell.events.trigger("post_run_cell", result)
         shell.last_execution_result = None  # it holds the value of the last expression
     failure: BaseException | None = result.error_before_exec or result.error_in_exec
-    return failure
+    return failure or shell.unshown
+
+
+def code_of_cells(shell: DriverShell) -> Callable[[types.CodeType], bool]:
+    """Return what tells code of cells: of this task's, and of those that its functions are from."""
+    return lambda code: code.co_filename in shell.compile._filename_map
 
 
 class Interruptible:
@@ -160,7 +206,14 @@ class Interruptible:
 
     In code that is running, KeyboardInterrupt is raised there. While everything awaits something,
     there is no such code: then the task is cancelled, and what comes out is made the same
-    KeyboardInterrupt.
+    KeyboardInterrupt. In code of the user's that runs in another task of the loop, it would be the
+    loop's end: there that task is cancelled, where it is, and those that the user's code has begun
+    beside it before they block in their turn.
+
+    Parameters
+    ----------
+    is_users
+        Tells code of the user's.
     """
 
     pending = False
@@ -169,15 +222,18 @@ class Interruptible:
     It cancels the task, but a cell that awaits nothing would never hear of that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_users: Callable[[types.CodeType], bool] = lambda _: False) -> None:
+        self._is_users = is_users
         self.interrupted = False
         self._task: asyncio.Task[Any] | None = None
+        self._before: set[asyncio.Task[Any]] = set()
 
     async def run(self, coroutine: Any) -> Any:
         """Run to the end, or raise KeyboardInterrupt."""
         # First the handler: a task that an interrupt leaves behind here would run by itself later.
         Interruptible.pending = False
         loop = asyncio.get_running_loop()
+        self._before = asyncio.all_tasks(loop)
         previous = signal.signal(signal.SIGINT, self._on_signal)
         _wakeup.begin()
         try:
@@ -199,16 +255,27 @@ class Interruptible:
         del number
         _wakeup.heard()
         self.interrupted = True
+        in_users = False
         while frame is not None:
             if frame.f_code in _interruptible:
                 if interrupts.put_off():
                     return
                 raise KeyboardInterrupt
+            in_users = in_users or self._is_users(frame.f_code)
             frame = frame.f_back
         Interruptible.pending = True
         if self._task is not None:
             loop = self._task.get_loop()
             loop.call_soon_threadsafe(self._task.cancel)
+            if in_users and not interrupts.put_off():
+                self._cancel_others(loop)
+                raise asyncio.CancelledError
+
+    def _cancel_others(self, loop: asyncio.AbstractEventLoop) -> None:
+        for task in asyncio.all_tasks(loop) - self._before - {asyncio.current_task(loop)}:
+            code = getattr(task.get_coro(), "cr_code", None)
+            if code is not None and self._is_users(code):
+                task.cancel()
 
 
 _wakeup = Wakeup()

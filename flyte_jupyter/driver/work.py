@@ -116,7 +116,7 @@ def _learn_connectors(connectors: bytes) -> None:
 
 async def perform_on_main(ipython: DriverShell, work: Work, namespace: dict[str, Any]) -> Ending:
     """Do work on the main thread, where an interrupt ends it."""
-    interruptible = shell.Interruptible()
+    interruptible = shell.Interruptible(shell.code_of_cells(ipython))
     try:
         ending: Ending = await interruptible.run(perform(ipython, work, namespace))
     except KeyboardInterrupt as interrupt:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from flyte_jupyter.driver.output.transcript import log_name
+
 LOG_BYTES = 2**30
 """Bytes that the logs of a session may take; the last run's is kept whatever its size."""
 OPEN_LOGS = 64
@@ -43,7 +45,7 @@ class RunLog:
 
     def keep(self, folder: Path) -> None:
         """Hold on to the log in a cluster's folder: an open file outlives the folder."""
-        self._path = folder / "logs" / f"run-{self._run}.log"
+        self._path = folder / "logs" / log_name(self._run)
         self._open()
 
     def hold(self, descriptor: int) -> None:

@@ -16,6 +16,10 @@ BUSY = {
     "a gather": (
         "import asyncio\nprint('in')\nawait asyncio.gather(asyncio.sleep(600), asyncio.sleep(601))"
     ),
+    "a gather of what blocks": (
+        "import asyncio, time\nasync def f():\n    print('in')\n    time.sleep(600)\n"
+        "await asyncio.gather(f(), f())"
+    ),
     "an await in a function": (
         "import asyncio\nasync def f():\n    print('in')\n    await asyncio.Event().wait()\n"
         "await f()"

@@ -39,8 +39,9 @@ class _Buffer:
     limit = 4 * 2**20
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._logging = threading.Lock()
+        # A finalizer may print at any moment of this thread, also while it is in here.
+        self._lock = threading.RLock()
+        self._logging = threading.RLock()
         self._entries: list[_Entry] = []
         self._first = 0  # entries before it are in the log
         self._size = 0
@@ -74,9 +75,10 @@ class _Buffer:
     def _take_fresh(self) -> list[tuple[dict[str, Any], str]]:
         fresh = []
         for entry in self._entries[self._first :]:
-            if entry.logged < len(entry.pieces):
-                fresh.append((entry.parent, "".join(entry.pieces[entry.logged :])))
-                entry.logged = len(entry.pieces)
+            # It may grow meanwhile, by what a finalizer prints.
+            if entry.logged < (there := len(entry.pieces)):
+                fresh.append((entry.parent, "".join(entry.pieces[entry.logged : there])))
+                entry.logged = there
         self._first = max(0, len(self._entries) - 1)  # the last may grow
         return fresh
 
@@ -88,9 +90,9 @@ class _Buffer:
         """Log what has not been logged, call `send` with everything, and forget it."""
         with self._logging:
             with self._lock:
+                added = self._added
                 fresh = self._take_fresh()
                 entries, self._entries, self._first, self._size = self._entries, [], 0, 0
-                added = self._added
             for parent, text in fresh:
                 write(parent, text)
         for entry in entries:

@@ -14,9 +14,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
+_LONGEST_NAME = 100
 _TAIL_BYTES = 2048
 _TEXTS = 64
+
+
+def log_name(run: str) -> str:
+    """Return the name of a run's log: users name runs as they like."""
+    # The number at its end tells it from all others.
+    return f"run-{quote(run, safe=' ')[-_LONGEST_NAME:]}.log"
 
 
 class RunText:
@@ -67,10 +75,10 @@ class RunText:
 
     def log(self, text: str) -> None:
         """Write to the log, where text is complete."""
-        if self._fd < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._fd = os.open(self._path, flags, 0o600)
         with contextlib.suppress(OSError):  # a full disk must not keep text from the notebook
+            if self._fd < 0:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                self._fd = os.open(self._path, flags, 0o600)
             os.write(self._fd, text.encode(errors="backslashreplace"))
 
     def _hide(self, stream: str, text: str) -> None:
@@ -139,7 +147,7 @@ class Transcript:
 
     def begin(self, message: str, run: str) -> None:
         """Expect text whose parent is `message`, and take it for the run's."""
-        path = self._folder / f"run-{run}.log"
+        path = self._folder / log_name(run)
         with self._lock:
             self._present(path)
             self._under_way[message] = path

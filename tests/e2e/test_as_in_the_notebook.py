@@ -1,0 +1,112 @@
+"""What a task cell does as a plain cell of the same notebook would."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.notebook import task
+
+
+def test_a_function_sees_what_the_cell_binds(plain):
+    plain.run("threshold = 0.9\ndef above(x): return x > threshold")
+    assert plain.task("threshold = 0.5\nabove(0.7)").result == "True"
+    assert plain.value("above(0.7)") is False
+
+
+def test_a_function_binds_globals_of_the_cell(plain):
+    plain.run("counted = 0\ndef count():\n    global counted\n    counted += 1")
+    assert plain.task("count()\ncount()\ncounted").result == "2"
+    assert plain.value("counted") == 0
+
+
+def test_a_function_finds_a_name_that_only_the_cell_binds(plain):
+    plain.run("def there(): return only_there + 1")
+    assert plain.task("only_there = 1\nthere()").result == "2"
+
+
+def test_methods_and_functions_that_call_each_other_share_the_cells_names(plain):
+    plain.run("""if True:
+        factor = 2
+        def scaled(x): return factor * x
+        class Model:
+            def run(self, x): return scaled(x) + factor""")
+    assert plain.task("factor = 10\nModel().run(1)").result == "20"
+
+
+def test_a_task_leaves_nothing_for_functions_of_the_next(plain):
+    plain.run("def leftover(): return 'left' in globals()")
+    assert plain.task("left = 1\nleftover()").result == "True"
+    assert plain.task("leftover()").result == "False"
+
+
+def test_a_class_of_the_notebook_stays_its_own_when_a_value_comes_back(plain):
+    plain.run("""if True:
+        limit = 1
+        def helper(): return "before"
+        class Model:
+            count = 0
+            def run(self): return helper(), limit""")
+    plain.task("model = Model()\nModel.count = 5", "-o model")
+    plain.run("def helper(): return 'after'\nlimit = 2")
+    assert plain.value("model.run()") == ("after", 2)
+    assert plain.value("Model.count") == 0
+    assert plain.task("Model().run()").result == "('after', 2)"
+
+
+def test_a_class_of_an_exception_stays_its_own_too(plain):
+    plain.run("""if True:
+        def say(): return "before"
+        class Own(Exception):
+            def told(self): return say()""")
+    assert plain.fail(task("raise Own('no')")).name == "Own"
+    plain.run("def say(): return 'after'")
+    assert plain.value("Own().told()") == "after"
+
+
+def test_submodules_that_were_imported_by_name_are_there(plain):
+    plain.run("import xml.dom.minidom")
+    assert plain.task("xml.dom.minidom.parseString('<a/>').documentElement.tagName").result == "'a'"
+
+
+BROKEN = "class Broken:\n    def __repr__(self): raise ValueError('cannot be shown')\n"
+
+
+def test_a_last_expression_that_cannot_be_shown_is_an_error(plain):
+    failure = plain.fail(task(f"{BROKEN}Broken()"))
+    assert failure.name == "ValueError"
+    assert "cannot be shown" in failure.traceback
+    assert plain.task("1").result == "1"
+
+
+def test_a_display_that_cannot_be_shown_is_told_and_the_cell_goes_on(plain):
+    cell = plain.task(f"{BROKEN}display(Broken())\nprint('on')", "-o Broken")
+    assert "ValueError" in cell.stderr
+    assert "cannot be shown" in cell.stderr
+    assert cell.stdout == "on\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import os, sys\nwith open(os.devnull, 'w') as f:\n    sys.stdout = f\n    print(1)",
+        "import sys\nsys.stdout = sys.stderr = None",
+    ],
+)
+def test_a_cell_may_put_anything_in_the_place_of_its_streams(plain, body):
+    plain.task(body)
+    assert plain.task("print('still heard')").stdout == "still heard\n"
+
+
+@pytest.mark.parametrize("name", ["exp/1", "../up", "n" * 300, "größer"])
+def test_a_run_may_have_any_name(plain, name):
+    assert plain.task("print('heard')", f"--name {name}").stdout == "heard\n"
+    assert plain.run("%flyte logs").result == "heard"
+
+
+def test_a_function_does_not_take_a_secret_along(plain):
+    plain.run("API_KEY = 'xyzzy'\ndef fetch(): return len(API_KEY)")
+    failure = plain.fail(task("fetch()"))
+    assert "`API_KEY` was not sent" in failure.value
+    assert "fetch uses it" in failure.value
+    assert "xyzzy" not in failure.traceback
+    assert plain.task("fetch()", "-i fetch,API_KEY").result == "5"

@@ -65,7 +65,7 @@ class DriverClient:
         self._client = BlockingKernelClient()
         self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
         self._relay = Relay(self._on_comm)
-        self._comms = CommBridge(self._forward)
+        self._comms = CommBridge(self._forward, self._relay.sink)
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._idle: dict[str, asyncio.Event] = {}
         self._answers: dict[str, Answer] = {}

@@ -14,6 +14,8 @@ from flyte_jupyter.driver.relay import Sink
 
 _WIDGET = "jupyter.widget"
 _CONTROL = "jupyter.widget.control"
+_OUTPUT = "OutputModel"
+"""The widget that takes the output of a message, of which it has the id."""
 
 
 def _answer_for_all_widgets() -> None:
@@ -35,18 +37,31 @@ class CommBridge:
     forward
         Called with the type, content, metadata and buffers of a message for the driver; on whatever
         thread the page's message was read.
+    sink_of
+        Returns where output of a message of the driver's goes, by its id; None if nobody knows.
     """
 
     def __init__(
-        self, forward: Callable[[str, dict[str, Any], dict[str, Any], list[Any]], None]
+        self,
+        forward: Callable[[str, dict[str, Any], dict[str, Any], list[Any]], None],
+        sink_of: Callable[[str], Sink | None],
     ) -> None:
-        self._forward = forward
+        self._forward, self._sink_of = forward, sink_of
         self._comms: dict[str, Any] = {}
+        self._outputs: set[str] = set()
 
     def from_driver(self, message: dict[str, Any], sink: Sink) -> None:
         """Hand a comm message of the driver to the page."""
         kind, content = message["header"]["msg_type"], message["content"]
         name = content["comm_id"]
+        state = (content.get("data") or {}).get("state") or {}
+        if kind == "comm_open" and state.get("_model_name") == _OUTPUT:
+            self._outputs.add(name)
+        elif kind == "comm_close":
+            self._outputs.discard(name)
+        if name in self._outputs and state.get("msg_id"):
+            state = {**state, "msg_id": self._known_to_page(state["msg_id"])}
+            content = {**content, "data": {**content["data"], "state": state}}
         rest = {
             "data": content.get("data"),
             "metadata": message.get("metadata"),
@@ -60,6 +75,11 @@ class CommBridge:
                 sink.run(lambda: comm.close(**rest))
             else:
                 sink.run(lambda: comm.send(**rest))
+
+    def _known_to_page(self, message: str) -> str:
+        """Return the id of the page's message that had the driver send one."""
+        sink = self._sink_of(message)
+        return sink.message() if sink else message
 
     def _open(self, content: dict[str, Any], rest: dict[str, Any]) -> Any:
         from comm import create_comm

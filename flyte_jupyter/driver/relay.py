@@ -36,6 +36,9 @@ class Sink(Protocol):
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call something whose own output belongs here."""
 
+    def message(self) -> str:
+        """Return the id of the page's message whose output this is; empty if there is none."""
+
 
 class TextSink:
     """Output without a notebook: a script, or a program under test."""
@@ -60,6 +63,10 @@ class TextSink:
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call it."""
         return function(*args)
+
+    def message(self) -> str:
+        """Return nothing: there is no page."""
+        return ""
 
 
 class NotebookSink:
@@ -89,6 +96,11 @@ class NotebookSink:
         """Call something in the context of the cell."""
         # A context can be entered once at a time; its copies share what matters here.
         return self._context.copy().run(function, *args)
+
+    def message(self) -> str:
+        """Return the id of the request that runs the cell."""
+        parent = self.run(lambda: getattr(self._shell.display_pub, "parent_header", None))
+        return str((parent or {}).get("msg_id", ""))
 
     def stream(self, name: str, text: str) -> None:
         """Write to the cell's stream, at once."""

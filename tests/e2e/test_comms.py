@@ -147,3 +147,41 @@ def test_the_progress_of_dask_goes_on_after_the_cell_if_its_futures_are_kept(das
         return any({"value": 1.0} in updates(dask, bar["comm_id"]) for bar in bars)
 
     dask.until(full, what="the bar to be full")
+
+
+CAPTURED = """\
+import ipywidgets
+out = ipywidgets.Output()
+display(out)
+with out:
+    print("into the widget")
+"""
+
+
+def test_an_output_widget_captures_messages_that_the_page_knows(plain):
+    cell = plain.task(CAPTURED)
+    states = [m["content"]["data"].get("state", {}) for m in plain.comms]
+    captured = [state["msg_id"] for state in states if state.get("msg_id")]
+    assert captured == [cell.message]
+    released = [state for state in states if state.get("msg_id") == ""]
+    assert released
+
+
+def test_interact_calls_its_function_for_messages_that_the_page_knows(plain):
+    plain.comms.clear()
+    plain.task("""
+    from ipywidgets import interact
+    @interact(x=(0, 10))
+    def show(x):
+        print("x is", x)
+    """)
+    slider = next(
+        m["content"]["comm_id"]
+        for m in plain.comms
+        if m["content"].get("data", {}).get("state", {}).get("_model_name") == "IntSliderModel"
+    )
+    plain.comms.clear()
+    moved = plain.send_comm(slider, {"method": "update", "state": {"value": 3}, "buffer_paths": []})
+    plain.until(lambda: "x is 3" in moved.stdout)
+    states = [m["content"]["data"].get("state", {}) for m in plain.comms]
+    assert moved.message in [state.get("msg_id") for state in states]

@@ -183,7 +183,7 @@ def _circle(declared: Any) -> list[str]:
 def _not_honoured_of_cache(cache: Any) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if getattr(cache, "serialize", False):
-        reasons["cache.serialize"] = "runs of one environment never overlap"
+        reasons["cache.serialize"] = "runs that begin before the first has ended run too"
     policies = getattr(cache, "policies", None) or []
     policies = policies if isinstance(policies, list) else [policies]
     if any(type(policy).__module__.partition(".")[0] != "flyte" for policy in policies):

@@ -112,6 +112,8 @@ class Execution:
         """Keeps what the run returned, before anybody who waits for it is woken."""
         self.sink = sink
         self.places = cluster.places
+        self.caller: Execution | None = None
+        """The one whose task called this."""
         self._ask, self._owner = ask, owner
         self._task: asyncio.Task[Any] | None = None
         self._keeping: asyncio.Future[None] | None = None
@@ -127,6 +129,11 @@ class Execution:
     def local_modules(self) -> Any:
         """What travels by value."""
         return self._owner.local_modules
+
+    @property
+    def nested_places(self) -> Any:
+        """The turns of what it calls, through others too, on its own cluster."""
+        return self._nesting.places if self._nesting else self.places
 
     async def perform(self, packed: Packed) -> None:
         """See the run through to its end, whatever that is."""
@@ -249,7 +256,7 @@ class Execution:
 
     async def _keep_result(self) -> None:
         # What an interrupt cut short may be half of a result.
-        if self.keep is None or self._interrupted:
+        if self.keep is None or self._interrupted or self._timed_out:
             return
         self._keeping = asyncio.ensure_future(self.keep())
         with contextlib.suppress(asyncio.CancelledError):
@@ -322,8 +329,10 @@ class Execution:
     def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
         if reply["status"] == "error":
             raise self._error(reply, buffers)
+        if self._timed_out:  # the code has caught the interrupt, and returned what it had
+            raise self._timeout_error()
         try:
-            outputs = dict(transfer.unpack(reply["outputs"], buffers))
+            outputs = dict(transfer.unpack(reply["outputs"], buffers, back=True))
         finally:
             if reply["outputs"]["segments"]:
                 client.received(self.run.id)
@@ -336,7 +345,8 @@ class Execution:
         if self._timed_out:
             return self._timeout_error()
         # The end of what it had called may have ended it before the interrupt did.
-        if self._interrupted and KeyboardInterrupt.__name__ in (reply["ename"], reply["evalue"]):
+        said = (reply["ename"], reply["evalue"])
+        if self._interrupted and ("KeyboardInterrupt" in said or said[0] == "CancelledError"):
             return with_traceback(KeyboardInterrupt(), reply["traceback"])
         return rebuild(reply, buffers)
 

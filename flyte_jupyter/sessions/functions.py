@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from flyte_jupyter.driver.flyte_sdk.connector_tasks import with_typed_inputs
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import inputs_of, with_typed_inputs
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.errors import EnvironmentNotFound, UsageError
 from flyte_jupyter.sessions.environments import named
@@ -76,7 +77,7 @@ def _bound(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping
             raise _misfit(task, f"it takes no {unknown[0]!r}")
         if missing := [n for n in task.native_interface.required_inputs() if n not in given]:
             raise _misfit(task, f"{missing[0]!r} is missing")
-        return {"": task, **given}
+        return {"": task, **inputs_of(task, (), given)}
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
     except TypeError as error:
@@ -102,9 +103,13 @@ def environment_of(task: Any, namespace: Mapping[str, object], declared: Mapping
         It has none, or nothing holds it any more.
     """
     environment = task.parent_env() if task.parent_env is not None else None
-    if environment is not None:
-        return environment
     name = task.parent_env_name
+    if environment is not None:
+        # The cell that declares it may have been run again, and the task's cell not.
+        if getattr(getattr(task, "func", None), "__module__", "__main__") == "__main__":
+            with contextlib.suppress(EnvironmentNotFound):
+                return named(name, namespace, declared)
+        return environment
     if not name:
         raise EnvironmentNotFound(
             f"{task.short_name} belongs to no environment", fix="Declare it with @env.task."

@@ -77,7 +77,7 @@ class Nesting:
         # Of its own environment it has one place already, and waits there for what it calls: one
         # that has no other would wait for ever.
         capacity = parent.environment.capacity
-        self._places = places_for(None if capacity is None else max(capacity - 1, 1))
+        self.places = places_for(None if capacity is None else max(capacity - 1, 1))
         self._stopped = False
 
     def hear(self, said: NestedCall, buffers: list[Any]) -> None:
@@ -175,8 +175,11 @@ class Nesting:
 
     def _begin(self, name: str, child: Execution) -> None:
         self._running[name] = child
-        if child.cluster is self._parent.cluster:
-            child.places = self._places
+        caller: Execution | None = self._parent
+        while caller is not None and caller.cluster is not child.cluster:
+            caller = caller.caller
+        if caller is not None:
+            child.places = caller.nested_places
 
     async def _recall(
         self, name: str, said: NestedCall, buffers: list[Any], environment: Environment
@@ -218,10 +221,18 @@ def _told_to_stop() -> tuple[TaskReply, list[Any]]:
 def declared_as(
     fields: Mapping[str, Any], namespace: Mapping[str, object], known: Mapping[str, Any]
 ) -> Any:
-    """Return an environment of the notebook by its name, or one made of what a task knows of it."""
+    """Return an environment by its name, or one made of what a task knows of it.
+
+    The notebook's variables come first; then all that Flyte knows, for a local module may hold it,
+    or a list, or only another one that depends on it.
+    """
     try:
         return named(fields["name"], namespace, known)
     except EnvironmentNotFound:
         import flyte
+        from flyte._environment import list_loaded_environments
 
+        for each in reversed(list_loaded_environments()):
+            if each.name == fields["name"] and isinstance(each, flyte.TaskEnvironment):
+                return each
         return flyte.TaskEnvironment(**fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from typing import Any
@@ -16,7 +17,7 @@ def rebuild(reply: TaskReply, buffers: list[Any]) -> BaseException:
     error: BaseException | None = None
     with contextlib.suppress(Exception):
         if reply["exception"]:
-            error = transfer.unpack(reply["exception"], buffers)["exception"]  # type: ignore[assignment]
+            error = transfer.unpack(reply["exception"], buffers, back=True)["exception"]  # type: ignore[assignment]
     if isinstance(error, FlyteJupyterError) and reply["where"] != "cell":
         return error
     if not isinstance(error, BaseException):
@@ -24,6 +25,9 @@ def rebuild(reply: TaskReply, buffers: list[Any]) -> BaseException:
     if isinstance(error, SystemExit):
         # Raised here it would end a script; in the cell it ended the cell.
         return RemoteError("the task called sys.exit()", seen=f"exit code {error.code}")
+    if isinstance(error, asyncio.CancelledError):
+        # Raised here it would say that whoever waits was cancelled.
+        error = RemoteError("the task was cancelled by its own code", seen=reply["evalue"])
     return with_traceback(error, reply["traceback"])
 
 

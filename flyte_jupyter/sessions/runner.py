@@ -172,6 +172,7 @@ class Runner:
         """Make a run for a call of a task; on the session's loop."""
         run, cluster = await self._begin_nested(parent, environment, task)
         execution = Relayed(run, cluster, parent.sink, None, self)
+        execution.caller = parent
         self._add(execution)
         return execution
 
@@ -213,6 +214,7 @@ class Runner:
             return run, None
         run, cluster = await self._begin_nested(parent, environment, task)
         execution = Execution(run, cluster, parent.sink, None, self)
+        execution.caller = parent
         if key:
             execution.keep = lambda: self._cache.keep(key, run)
         self._add(execution)

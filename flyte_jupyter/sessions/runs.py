@@ -250,7 +250,12 @@ class Run:
         foreground = threading.current_thread() is threading.main_thread()
         if self._attached and timeout is None and foreground and not self.done:
             return self._controls.wait(self)
-        result_of(self._future, timeout)
+        try:
+            result_of(self._future, timeout)
+        except KeyboardInterrupt:
+            if self._attached:
+                self.cancel()
+            raise
         return self._value()
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -267,7 +272,11 @@ class Run:
             if self._attached:
                 self.cancel()
             raise
-        await future  # raises what the run raised
+        try:
+            await future
+        except KeyboardInterrupt as stop:
+            # As it is, it would end the loop of whatever task awaits it, and so the whole kernel.
+            raise asyncio.CancelledError(f"{self.id} was stopped") from stop
         return self._value()
 
     @property

@@ -64,6 +64,15 @@ def test_bare_types_become_what_the_sdk_expects():
     assert bare.native_interface.required_inputs() == ["x"]
 
 
+def test_inputs_that_a_call_leaves_out_have_their_defaults():
+    called = sdk.with_typed_inputs(task({"epochs": (int, 3), "uri": str, "tags": (list, None)}))
+    assert sdk.inputs_of(called, ("s3://x",), {}) == {"epochs": "s3://x", "tags": None}
+    assert sdk.inputs_of(called, (), {"uri": "s3://x"}) == {
+        "epochs": 3, "tags": None, "uri": "s3://x"}  # fmt: skip
+    remote = task({"epochs": (int, NativeInterface.has_default)})
+    assert sdk.inputs_of(remote, (), {}) == {}
+
+
 def test_a_template_has_what_a_connector_reads():
     template = sdk.template_of(sdk.with_typed_inputs(task({"x": int}, {"y": str})), "/tmp")
     assert template.type == "of-tests"

@@ -330,3 +330,88 @@ def test_an_override_holds(book):
     declared(book, "def f(): time.sleep(600)")
     error = book.fail("await flyte_jupyter.run(f.override(timeout=1))")
     assert error.name == "TaskTimeout"
+
+
+def test_a_stopped_run_that_another_task_awaits_does_not_end_the_kernel(book):
+    book.run("""if True:
+        @env.task
+        async def endless() -> None:
+            await asyncio.sleep(600)
+        stopped = flyte_jupyter.run(endless)
+        async def watch():
+            await stopped
+        watcher = asyncio.create_task(watch())""")
+    book.until(lambda: book.value("stopped.state") == "running")
+    book.run("stopped.cancel()")
+    book.until(lambda: book.value("watcher.done()"))
+    assert book.value("watcher.cancelled()") is True
+    assert book.fail("await asyncio.gather(stopped)").name == "CancelledError"
+
+
+def test_who_interrupts_a_wait_with_a_limit_interrupts_the_function(book):
+    book.run("""if True:
+        @env.task
+        def busy() -> None:
+            time.sleep(600)
+        waited = flyte_jupyter.run(busy)""")
+    cell = book.submit("print('waiting')\nwaited.result(timeout=300)")
+    book.until_printed(cell)
+    book.until(lambda: True)
+    book.interrupt()
+    assert book.wait(cell).error.name == "KeyboardInterrupt"
+    book.until(lambda: book.value("waited.state") == "cancelled")
+
+
+OWN_INIT = """if True:
+    class Refused(Exception):
+        def __init__(self, status, url):
+            super().__init__(f"{status} for {url}")
+            self.status = status
+    @env.task
+    async def refused() -> None:
+        raise Refused(503, "there")"""
+
+
+def test_an_exception_with_a_constructor_of_its_own_keeps_type_and_state(book):
+    book.run(OWN_INIT)
+    failure = book.fail("flyte_jupyter.run(refused).result()")
+    assert (failure.name, failure.value) == ("Refused", "503 for there")
+    code = "try: flyte_jupyter.run(refused).result()\nexcept Refused as e: found = e.status, str(e)"
+    book.run(code)
+    assert book.value("found") == (503, "503 for there")
+
+
+def test_a_task_that_is_cancelled_by_its_own_code_has_failed(book):
+    book.run("""if True:
+        @env.task
+        async def gives_up() -> None:
+            other = asyncio.create_task(asyncio.sleep(60))
+            other.cancel()
+            await other
+        given_up = flyte_jupyter.run(gives_up)""")
+    failure = book.fail("given_up.result()")
+    assert "cancelled by its own code" in failure.value
+    assert "await other" in failure.traceback
+    assert book.value("given_up.state") == "failed"
+
+
+def test_an_environment_whose_cell_alone_is_run_again_is_as_it_is_declared_now(tmp_path):
+    declare = "env = flyte.TaskEnvironment(name='plain', env_vars={'STAGE': 'STAGE_NOW'})"
+    with notebook(tmp_path, f"import os, flyte, flyte_jupyter\n{declare}") as book:
+        book.run("@env.task\ndef stage() -> str:\n    return os.environ['STAGE']")
+        assert book.value("flyte_jupyter.run(stage).result()") == "STAGE_NOW"
+        book.run(declare.replace("STAGE_NOW", "later"))
+        assert book.run("flyte_jupyter.run(stage).result()").result == "'later'"
+
+
+def test_a_time_limit_that_the_code_catches_is_one_all_the_same(book):
+    book.run("""if True:
+        @env.task(timeout=1)
+        def graceful() -> str:
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                return "half"
+            return "whole"
+    """)
+    assert book.fail("flyte_jupyter.run(graceful).result()").name == "TaskTimeout"

@@ -372,3 +372,56 @@ def test_a_cluster_that_goes_by_itself_waits_until_its_value_has_been_taken(book
     )
     assert book.value("await flyte_jupyter.run(f)") == 2**23
     assert leaks.until(lambda: not book.processes("raylet"))
+
+
+def test_an_environment_that_no_variable_holds_is_found_all_the_same(book):
+    book.run("""if True:
+        held = [flyte.TaskEnvironment(name="held", env_vars={"PLACE": "held"})]
+        calling = flyte.TaskEnvironment(name="calling", depends_on=held)
+        @held[0].task
+        async def place() -> str:
+            import os
+            return os.environ["PLACE"]
+        @calling.task
+        async def ask() -> str:
+            return await place()""")
+    assert book.value("flyte_jupyter.run(ask).result()") == "held"
+    assert book.value("flyte_jupyter.run(place).result()") == "held"
+    assert "starts anew" not in book.run("flyte_jupyter.run(ask).result()").shown
+
+
+def test_a_reuse_policy_does_not_hang_a_call_that_comes_back_through_another(book):
+    book.run("""if True:
+        single = flyte.TaskEnvironment(name="single", reusable=flyte.ReusePolicy(replicas=1))
+        between = flyte.TaskEnvironment(name="between")
+        @single.task
+        async def last() -> int:
+            return 7
+        @between.task
+        async def middle() -> int:
+            return await last()
+        @single.task
+        async def first() -> int:
+            return await middle()""")
+    assert book.value("flyte_jupyter.run(first).result()") == 7
+
+
+def test_an_exception_with_a_constructor_of_its_own_crosses_between_tasks(book):
+    book.run("""if True:
+        outer_env = flyte.TaskEnvironment(name="outer-env")
+        inner_env = flyte.TaskEnvironment(name="inner-env")
+        class Refused(Exception):
+            def __init__(self, status, url):
+                super().__init__(f"{status} for {url}")
+                self.status = status
+        @inner_env.task
+        async def refused() -> None:
+            raise Refused(503, "there")
+        @outer_env.task
+        async def tries() -> int:
+            try:
+                await refused()
+            except Refused as error:
+                return error.status
+            return 0""")
+    assert book.value("flyte_jupyter.run(tries).result()") == 503

@@ -13,6 +13,7 @@ from flyte_jupyter.driver.connectors.loop import run_beside
 from flyte_jupyter.driver.connectors.view import JobView
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import (
     connector_for,
+    inputs_of,
     template_of,
     with_typed_inputs,
 )
@@ -57,7 +58,7 @@ async def run(
         ) from error
     view = JobView(task.short_name, context.action.name)
     job = Job(connector, task.short_name, template, view, keeper)
-    inputs = task.native_interface.convert_to_kwargs(*args, **kwargs)
+    inputs = inputs_of(task, args, kwargs)
     resource = await run_beside(job.run(inputs, context.raw_data_path.path))
     try:
         return await outputs.native(task, resource.outputs)

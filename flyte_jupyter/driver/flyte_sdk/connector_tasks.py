@@ -13,7 +13,7 @@ import functools
 import inspect
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -43,6 +43,19 @@ def with_typed_inputs(task: Any) -> Any:
         }
         task.interface = replace(task.interface, inputs=typed)
     return task
+
+
+def inputs_of(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a call by name, with the defaults of those that it leaves out."""
+    interface = task.native_interface
+    given = interface.convert_to_kwargs(*args, **kwargs)
+    nothing = (inspect.Parameter.empty, interface.has_default)
+    defaults = {
+        name: default
+        for name, (_, default) in interface.inputs.items()
+        if not any(default is each for each in nothing)
+    }
+    return {**defaults, **given}
 
 
 def registered() -> list[Any]:

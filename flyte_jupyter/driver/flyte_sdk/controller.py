@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -121,10 +122,11 @@ def _value(reply: TaskReply, buffers: list[Any]) -> Any:
     An interrupt or an exit of that task is none of this one's, whose loop it would end.
     """
     if reply["status"] == "ok":
-        return transfer.unpack(reply["outputs"], buffers)[RESULT]
+        return transfer.unpack(reply["outputs"], buffers, back=True)[RESULT]
     error: Any = None
-    if reply["exception"]:
-        error = transfer.unpack(reply["exception"], buffers)["exception"]
+    with contextlib.suppress(Exception):  # its type is unknown here
+        if reply["exception"]:
+            error = transfer.unpack(reply["exception"], buffers, back=True)["exception"]
     if isinstance(error, Exception):
         raise error
     raise RemoteError(f"{reply['ename']}: {reply['evalue']}" if reply["evalue"] else reply["ename"])

@@ -7,9 +7,7 @@ itself is called, here.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import sys
 import types
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -65,22 +63,3 @@ def _cells(function: Any) -> Iterator[types.CellType]:
             except ValueError:  # it is still empty
                 continue
             yield cell
-
-
-@contextlib.contextmanager
-def tracker_run_ended() -> Iterator[None]:
-    """End the run of Weights & Biases that a task joins in here and leaves to its caller to end.
-
-    The caller is in another process; a later task of this one would take that run for its own.
-    """
-    before = _tracker_run()
-    try:
-        yield
-    finally:
-        run = _tracker_run()
-        if run is not None and run is not before:
-            run.finish()
-
-
-def _tracker_run() -> Any:
-    return getattr(sys.modules.get("wandb"), "run", None)

@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from flyte_jupyter.driver.decorated import (
-    decorated_function,
-    is_decorated,
-    tracker_run_ended,
-)
+from IPython.core.interactiveshell import ExecutionResult
+
+from flyte_jupyter.driver.decorated import decorated_function, is_decorated
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import is_connector_task
 from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.shell import DriverShell, Interruptible, interruptible_code
+from flyte_jupyter.driver.tracking import offline_without_a_key, tracker_run_ended
 from flyte_jupyter.errors import ConnectorError, UsageError
 
 Inside: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
@@ -74,6 +73,9 @@ class Call:
         """
         # Hooks of the engine and of matplotlib are the main thread's, which runs one at a time.
         hooked = threading.current_thread() is threading.main_thread()
+        result = ExecutionResult(None)
+        if self._decorated:
+            offline_without_a_key()
         if hooked:
             shell.events.trigger("pre_execute")
             shell.events.trigger("pre_run_cell", None)
@@ -81,6 +83,7 @@ class Call:
             with inside(), tracker_run_ended() if self._decorated else contextlib.nullcontext():
                 namespace[RESULT] = await self._value()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
+            result.error_in_exec = error
             if isinstance(error, ConnectorError) and self.function is None:
                 return Ending(error, error._render_traceback_())  # no line of it is the caller's
             trace = _own_frames(error.__traceback__, getattr(self.task, "func", None))
@@ -89,7 +92,7 @@ class Call:
         finally:
             if hooked:
                 shell.events.trigger("post_execute")  # inline figures are drawn here
-                shell.events.trigger("post_run_cell", None)
+                shell.events.trigger("post_run_cell", result)
         return Ending()
 
     @property

@@ -14,7 +14,8 @@ env = flyte.TaskEnvironment(
     env_vars={"COLOUR": "red", "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "55"},
     plugin_config=Elastic(
         nnodes=1, nproc_per_node=2, max_restarts=1, monitor_interval=600,
-        rdzv_configs={"join_timeout": 321, "keep_alive_interval": 7},
+        rdzv_configs={"join_timeout": 321, "keep_alive_interval": 7, "endpoint": "node0:29500",
+                      "backend": "etcd", "run_id": "mine", "local_addr": "elsewhere"},
         nccl_heartbeat_timeout_sec=77, nccl_collective_timeout_sec=88,
         nccl_async_error_handling=True, nccl_enable_monitoring=True))
 cached = flyte.TaskEnvironment(
@@ -120,3 +121,16 @@ def test_a_group_is_found_in_the_cache(torch, tmp_path):
     assert torch.value("total") == 2
     assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["x", "x"]
     torch.run("%flyte down cached")
+
+
+def test_a_file_of_flytes_is_made_in_a_rank(torch, tmp_path):
+    body = f"""
+    import flyte.io, pathlib
+    path = pathlib.Path({str(tmp_path)!r}, "model.txt")
+    path.write_text("weights")
+    model = await flyte.io.File.from_local(str(path))
+    """
+    torch.task(body, "-o model")
+    read = "async with model.open('rb') as file:\n    content = bytes(await file.read())"
+    torch.run(read)
+    assert torch.value("content") == b"weights"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -298,3 +299,19 @@ def test_a_lost_head_is_a_lost_cluster_and_the_next_cell_starts_another(ray_book
     assert "head-0 ended: killed by SIGKILL" in error.value
     ray_book.until(lambda: not processes(ray_book), what="the rest to go")
     assert ray_book.wait(ray_book.submit(task(RAY + "ray.get(ray.put(8))")), 120).result == "8"
+
+
+def test_what_tasks_have_printed_is_shown_before_the_job_is_left(ray_book):
+    body = """
+    import ray
+    ray.init()
+    @ray.remote
+    def say(n):
+        print("said", n)
+    ray.get([say.remote(n) for n in range(3)])
+    ray.shutdown()
+    """
+    for _ in range(3):
+        cell = ray_book.task(body)
+        assert sorted(re.findall(r"said \d", cell.stdout)) == ["said 0", "said 1", "said 2"]
+    assert ray_book.task("import ray\nray.get(ray.put(4))").result == "4"

@@ -453,3 +453,25 @@ def test_two_clusters_stand_side_by_side(spark):
     assert count == 9
     assert eval(spark.task(body).result)[0] != master
     spark.run("%flyte down beside")
+
+
+FUNCTIONS = """if True:
+    import flyte_jupyter, time
+    @env.task
+    def slow(n: int) -> int:
+        from pyspark.sql import SparkSession
+        context = SparkSession.builder.getOrCreate().sparkContext
+        return context.parallelize(range(n), n).map(lambda x: time.sleep(0.6) or x).sum()
+    @env.task
+    async def both() -> list:
+        import flyte
+        return [x async for x in flyte.map.aio(slow, [2, 6])]
+"""
+
+
+def test_the_end_of_a_function_stops_no_job(spark):
+    spark.run(FUNCTIONS)
+    cell = spark.run("flyte_jupyter.run(slow, 8).result()")
+    assert cell.result == "28"
+    assert bars(cell)[-1].endswith("; done")
+    assert spark.value("flyte_jupyter.run(both).result()") == [1, 15]

@@ -11,6 +11,7 @@ from typing import Any
 
 from flyte_jupyter.driver.job import Job
 from flyte_jupyter.engines.pytorch.agent import Orders
+from flyte_jupyter.engines.pytorch.engine import OWN_STORE
 from flyte_jupyter.engines.pytorch.engine import nodes as least_and_most
 from flyte_jupyter.engines.pytorch.frames import FrameSocket
 from flyte_jupyter.engines.pytorch.links import NodeLink
@@ -75,7 +76,7 @@ async def ask_nodes(job: Job, desk: Desk, token: str, restarts: int) -> list[Nod
         rendezvous=str(meeting),
         max_restarts=max(0, config.max_restarts - restarts),
         monitor_interval=config.monitor_interval,
-        rdzv_configs=dict(config.rdzv_configs or {}),
+        rdzv_configs={k: v for k, v in (config.rdzv_configs or {}).items() if k not in OWN_STORE},
         task=_task(job, desk, token),
     )
     links = [NodeLink(index, link, meeting, loop) for index, link in sockets.items()]

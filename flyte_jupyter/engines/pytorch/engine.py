@@ -16,7 +16,10 @@ _LEAST = (2, 5)
 """Older ones have not been tried with what this needs of torch's rendezvous."""
 _MOST_RANKS = 256
 """Processes that one machine is asked for at most: more is a slip of the keyboard."""
-_OWN_STORE = ("store_type", "is_host", "endpoint")
+OWN_STORE = (
+    *("store_type", "is_host", "endpoint", "backend", "run_id"),
+    *("min_nodes", "max_nodes", "local_addr"),
+)
 """Of `rdzv_configs`, what this engine decides."""
 
 
@@ -117,7 +120,7 @@ class PytorchEngine:
         }.items():
             if getattr(policy, field, None) is not None:
                 reasons[f"run_policy.{field}"] = reason
-        for key in _OWN_STORE:
+        for key in OWN_STORE:
             if key in (config.rdzv_configs or {}):
                 reasons[f"rdzv_configs.{key}"] = "the rendezvous is a file of the private folder"
         return reasons

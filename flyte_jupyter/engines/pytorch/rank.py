@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,8 +21,10 @@ from typing import Any, NoReturn
 import torch
 
 from flyte_jupyter.driver import local_imports, refs, replies, shell
+from flyte_jupyter.driver.flyte_sdk import data
 from flyte_jupyter.driver.shell import DriverShell
 from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.by_value import sharing_globals
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.driver.work import Work, perform_on_main
 from flyte_jupyter.engines.pytorch.agent import LEFT
@@ -138,14 +141,16 @@ class _Rank:
         return answer
 
     def _perform(self) -> tuple[Any, list[Any]]:
+        main = shell.new_main()
         try:
-            inputs = self._prepare()
+            inputs = self._prepare(main)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the notebook raises it
             return self._fail(error, "inputs")
         request, folder = self._task.request, self._task.folder / "data"
         # The plugin's own template would start ranks; its `pre` has run in the agent.
         declaration = {**self._task.declaration, "config": None}
-        with shell.fresh_namespace(self._shell, {} if request["call"] else inputs) as namespace:
+        given = {} if request["call"] else inputs
+        with shell.fresh_namespace(self._shell, given, main) as namespace:
             work = Work(request, declaration, inputs, folder)
             try:
                 failure, lines = asyncio.run(perform_on_main(self._shell, work, namespace))
@@ -158,7 +163,7 @@ class _Rank:
             except BaseException as raised:  # noqa: BLE001 - a user's object may raise anything
                 return self._fail(raised, "outputs")
 
-    def _prepare(self) -> dict[str, object]:
+    def _prepare(self, main: types.ModuleType) -> dict[str, object]:
         task = self._task
         with contextlib.suppress(OSError):
             os.chdir(task.request["cwd"])
@@ -171,7 +176,9 @@ class _Rank:
         _be_different_from_others()
         _use_device()
         _DriversRefs(self._link).publish()
-        inputs = transfer.unpack(task.header, task.frames)
+        data.initialize_on_demand()
+        with contextlib.nullcontext() if task.request["call"] else sharing_globals(vars(main)):
+            inputs = transfer.unpack(task.header, task.frames)
         shell.learn_cells(self._shell, task.request["cells"])
         return inputs
 

@@ -53,7 +53,8 @@ def connect(member: Member) -> None:
     if not ray.is_initialized():
         connection.begin({})
     if head:
-        _show_output_of_workers(Path(head["session"]) / "logs")
+        output = _show_output_of_workers(Path(head["session"]) / "logs")
+        ray.shutdown = _after(output.drain, ray.shutdown)
 
 
 def _look_for(address: str) -> None:
@@ -85,11 +86,24 @@ def _answers(host: str, port: str) -> bool:
     return True
 
 
-def _show_output_of_workers(folder: Path) -> None:
+def _show_output_of_workers(folder: Path) -> WorkerOutput:
     output = contextvars.Context().run(WorkerOutput, folder)
     shell = get_ipython()
     if shell is not None:
         shell.events.register("post_execute", output.drain)
+    return output
+
+
+def _after(drain: Callable[[], None], shutdown: Callable[..., None]) -> Callable[..., None]:
+    """Leave a job when what its workers have printed is shown: afterwards it is nobody's."""
+
+    @functools.wraps(shutdown)
+    def drained(*args: Any, **kwargs: Any) -> None:
+        if ray.is_initialized():
+            drain()
+        shutdown(*args, **kwargs)
+
+    return drained
 
 
 class _Connection:

@@ -54,7 +54,7 @@ def connect(member: Member) -> None:
         connection.begin({})
     if head:
         output = _show_output_of_workers(Path(head["session"]) / "logs")
-        ray.shutdown = _after(output.drain, ray.shutdown)
+        ray.shutdown = _leaving(output, ray.shutdown)
 
 
 def _look_for(address: str) -> None:
@@ -94,16 +94,15 @@ def _show_output_of_workers(folder: Path) -> WorkerOutput:
     return output
 
 
-def _after(drain: Callable[[], None], shutdown: Callable[..., None]) -> Callable[..., None]:
+def _leaving(output: WorkerOutput, shutdown: Callable[..., None]) -> Callable[..., None]:
     """Leave a job when what its workers have printed is shown: afterwards it is nobody's."""
 
     @functools.wraps(shutdown)
-    def drained(*args: Any, **kwargs: Any) -> None:
-        if ray.is_initialized():
-            drain()
-        shutdown(*args, **kwargs)
+    def leave(*args: Any, **kwargs: Any) -> None:
+        with output.leaving():
+            shutdown(*args, **kwargs)
 
-    return drained
+    return leave
 
 
 class _Connection:

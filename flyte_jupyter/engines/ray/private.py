@@ -221,8 +221,13 @@ MARKS = {
 """How a line begins that says to whom the next ones belong, and what it says."""
 
 
-def present_job() -> str:
-    """Return the id of the job that this process is the driver of, as workers write it."""
+def present_job() -> str | None:
+    """Return the id of the job that this process is the driver of, as workers write it.
+
+    None where it is of none: Ray ends a process that asks then.
+    """
+    if not ray.is_initialized():
+        return None
     job: str = ray._private.worker.global_worker.current_job_id.hex()
     return job
 

@@ -8,6 +8,7 @@ printed when `ray.get` returns is then in the output of that cell.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -93,6 +94,14 @@ class WorkerOutput:
             self._read()
             private.print_held_lines()
 
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Print it all before the present job is left, and look for nothing while it is."""
+        with self._reading:
+            self._read()
+            private.print_held_lines()
+            yield
+
     def _follow(self) -> None:
         pause = threading.Event()
         while not pause.wait(_PAUSE):
@@ -104,6 +113,8 @@ class WorkerOutput:
             job = private.present_job()
             grown = list(self._grown())
         except Exception:  # noqa: BLE001 - Ray is being left, or its folder has just gone
+            return
+        if job is None:
             return
         for file in grown:
             for batch in file.read():

@@ -134,13 +134,14 @@ class Session:
 
     def _name_ignored(self, environment: Environment) -> None:
         for field, reason in environment.not_honoured().items():
-            if (environment.name, field) not in self._named:
-                self._named.add((environment.name, field))
-                self.report(f"{environment.name}: {field} is not honoured here: {reason}.")
+            self._say_once(environment.name, f"{field} is not honoured here: {reason}")
         for remark in environment.remarks():
-            if (environment.name, remark) not in self._named:
-                self._named.add((environment.name, remark))
-                self.report(f"{environment.name}: {remark}.")
+            self._say_once(environment.name, remark)
+
+    def _say_once(self, of: str, remark: str) -> None:
+        if (of, remark) not in self._named:
+            self._named.add((of, remark))
+            self.report(f"{of}: {remark}.")
 
     # -- clusters ---------------------------------------------------------------------------
 
@@ -418,6 +419,10 @@ class Session:
         if context:
             task = replace(task, values={**task.values, "context": dict(context)})
         declared = functions.environment_of(function, self.namespace, self.declared)
+        for field in functions.not_honoured(function):
+            self._say_once(
+                task.name, f"{field} of the task is not honoured here: say it of its environment"
+            )
         return self.submit(declared, task, sink=sink)
 
     def send(self, name: Any, task: CellTask, *, sink: Sink | None = None) -> Run:

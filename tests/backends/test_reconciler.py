@@ -204,6 +204,31 @@ def test_scaling_down_forgets_members_that_have_no_process_at_once(how):
     assert worker_ids(made) == ["worker-0"]
 
 
+def crash(made, member, times=5, how="killed by SIGKILL"):
+    for _ in range(times):
+        made.exited(member, how)
+        for record in made.missing():
+            made.ready(record.id, {})
+
+
+def test_a_cluster_whose_members_all_die_again_and_again_is_lost_and_says_so():
+    made = reconciler(2, running=True)
+    crash(made, "worker-0")
+    assert made.state == "ready", "the other one does the work"
+    crash(made, "worker-1")
+    assert made.state == "failed"
+    assert made.reason == (
+        "no worker is left: each ended 5 times within 60 s, worker-1 at last: killed by SIGKILL"
+    )
+
+
+def test_a_member_that_ends_in_order_is_always_started_again():
+    made = reconciler(1, running=True)
+    crash(made, "worker-0", times=20, how="exit code 0")
+    assert made.state == "ready"
+    assert [r.state for r in made.records.values() if r.role.name == "worker"] == ["ready"]
+
+
 @pytest.mark.parametrize("state", ["stopping", "stopped", "failed"])
 def test_members_that_end_with_their_cluster_are_no_crashes(state):
     made = reconciler(1, running=True)

@@ -415,3 +415,13 @@ def test_a_time_limit_that_the_code_catches_is_one_all_the_same(book):
             return "whole"
     """)
     assert book.fail("flyte_jupyter.run(graceful).result()").name == "TaskTimeout"
+
+
+def test_what_a_task_overrides_and_cannot_have_here_is_named_once(book):
+    call = "flyte_jupyter.run(added.override(env_vars={'A': '9'}, resources=R), 1).result()"
+    cell = book.run(f"R = flyte.Resources(cpu=1)\n{call}")
+    for field in ("env_vars", "resources"):
+        said = f"added: {field} of the task is not honoured here: say it of its environment."
+        assert said in cell.stderr
+    assert "not honoured" not in book.run(call).stderr
+    assert "not honoured" not in book.run("flyte_jupyter.run(doubled, 1).result()").stderr

@@ -24,6 +24,8 @@ _START_ATTEMPTS = 3
 _CRASHES = 5
 _CRASH_WINDOW = 60.0
 """A member that ends `_CRASHES` times within so many seconds is not started again."""
+_IN_ORDER = "exit code 0"
+"""How a member ends that was told to, as by `Client.restart()` of Dask's; no crash."""
 
 
 @dataclass
@@ -139,7 +141,7 @@ class Reconciler:
         record.state, record.exit, record.facts = "exited", how, {}
         if record.role.vital or (was_starting and record.attempts >= _START_ATTEMPTS):
             self.fail(f"{member} ended: {how}")
-        elif not was_starting:
+        elif not was_starting and how != _IN_ORDER:
             self._count_crash(record)
 
     def _count_crash(self, record: Record) -> None:
@@ -148,6 +150,17 @@ class Reconciler:
         if record.role.name != DRIVER and len(record.crashes) >= _CRASHES:
             # A worker that dies of what it is given would be restarted for ever.
             record.state = "given up"
+            self._look_for_others(record)
+
+    def _look_for_others(self, record: Record) -> None:
+        """Give the cluster up with the last member of a role: what waits for one waits for ever."""
+        name = record.role.name
+        alike = [r for r in self.records.values() if r.role.name == name and not r.leaving]
+        if all(r.state == "given up" for r in alike):
+            self.fail(
+                f"no {name} is left: each ended {_CRASHES} times within {_CRASH_WINDOW:g} s, "
+                f"{record.id} at last: {record.exit}"
+            )
 
     def fail(self, reason: str) -> None:
         """Give the cluster up; the first reason is kept."""

@@ -294,6 +294,24 @@ def own(service, tmp_path) -> Notebook:
         yield book
 
 
+def test_a_connector_that_blocks_leaves_no_job_and_stands_in_nobodys_way(own, service):
+    own.run("""if True:
+        import time
+        answers = ModelTrainingConnector.get
+        async def blocks(self, resource_meta, **kwargs):
+            time.sleep(600)
+        ModelTrainingConnector.get = blocks""")
+    cell = own.submit(RUN)
+    own.until(lambda: service.alive, what="the job")
+    own.interrupt()
+    assert own.wait(cell).error.name == "KeyboardInterrupt"
+    assert gone(service)
+    assert "its connector does not answer" in cell.stderr
+    service.seconds = 0.0
+    own.run("ModelTrainingConnector.get = answers")
+    assert "File" in own.run(RUN).result
+
+
 def test_a_killed_kernel_leaves_no_job(own, service):
     running(own, service)
     own.kill()

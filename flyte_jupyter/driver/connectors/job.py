@@ -58,7 +58,8 @@ class Job:
         self._view, self._keeper = view, keeper
         self._secrets = self._values_of_secrets()
         self._meta: Any = None
-        self._ended = False
+        self._ended = self._given_up = False
+        self._pledge: Pledge | None = None
 
     async def run(self, inputs: Mapping[str, Any], output_prefix: str) -> Any:
         """Launch it, and return what its connector said when it had succeeded.
@@ -80,6 +81,7 @@ class Job:
             It failed, and another one would too.
         """
         pledge = await asyncio.to_thread(self._keeper.pledge, self._connector, self._secrets)
+        self._pledge = pledge
         launching = asyncio.ensure_future(self._launch(pledge, inputs, output_prefix))
         try:
             await asyncio.shield(launching)
@@ -87,8 +89,21 @@ class Job:
         finally:
             # Stopped meanwhile: the service may have taken it, and then it has to be deleted.
             await seen_through(launching, _LAUNCH)
-            if self._meta is None or self._ended or await self._delete():
+            if self._given_up or self._meta is None or self._ended or await self._delete():
                 pledge.release()
+                self._pledge = None
+
+    def give_up(self) -> bool:
+        """Have its keeper delete the job, if nobody has: its connector blocks and does not return.
+
+        May be called from any thread, and where there is nothing to delete; tells whether there is.
+        """
+        pledge, self._pledge = self._pledge, None
+        if pledge is None or self._meta is None:
+            return False
+        self._given_up = True
+        pledge.redeem()
+        return True
 
     async def _launch(self, pledge: Pledge, inputs: Mapping[str, Any], output_prefix: str) -> None:
         created = self._connector.create(

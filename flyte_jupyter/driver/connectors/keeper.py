@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle
 
@@ -46,6 +46,10 @@ class Pledge:
     def release(self) -> None:
         """Forget it: there is none, it has ended, or it has been deleted."""
         self._keeper.remove(self._name)
+
+    def redeem(self) -> None:
+        """Have the job deleted now, if there is one."""
+        self._keeper.remove(self._name, "delete")
 
 
 class Keeper:
@@ -102,10 +106,10 @@ class Keeper:
         self._messages.put(("keep", (name, job)))
         return name
 
-    def remove(self, name: int) -> None:
+    def remove(self, name: int, how: Literal["release", "delete"] = "release") -> None:
         """Keep a job no longer."""
         if self._jobs.pop(name, None) is not None:
-            self._messages.put(("release", name))
+            self._messages.put((how, name))
 
     # -- the thread -------------------------------------------------------------------------
 

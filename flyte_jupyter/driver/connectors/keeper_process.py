@@ -25,6 +25,7 @@ def main() -> None:
     with contextlib.suppress(OSError):  # a name for `ps`, where that is how it is given
         Path("/proc/self/comm").write_text("flyte:keeper")
     jobs: dict[int, bytes] = {}
+    threads: list[threading.Thread] = []
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         sock.sendall(b"!")
         for kind, content in _messages(sock):
@@ -37,10 +38,10 @@ def main() -> None:
                 jobs[content[0]] = content[1]
             elif kind == "release":
                 jobs.pop(content, None)
+            elif kind == "delete" and (job := jobs.pop(content, None)):
+                threads.append(_deleting(job))
     signal.alarm(LIFE)  # whatever happens from here on, it is short
-    threads = [threading.Thread(target=_delete, args=(job,)) for job in jobs.values()]
-    for thread in threads:
-        thread.start()
+    threads += map(_deleting, jobs.values())
     for thread in threads:
         thread.join()
     os._exit(0)
@@ -55,6 +56,12 @@ def _messages(sock: socket.socket) -> Iterator[tuple[str, Any]]:
             if len(data) < size:
                 return
             yield pickle.loads(data)
+
+
+def _deleting(job: bytes) -> threading.Thread:
+    thread = threading.Thread(target=_delete, args=(job,))
+    thread.start()
+    return thread
 
 
 def _delete(job: bytes) -> None:

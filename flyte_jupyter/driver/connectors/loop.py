@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 _END = 9.5
 """Seconds that what runs there has to end when it is stopped."""
+_DEAF = 3.0
+"""Seconds after which a loop that has not even heard of that is taken to be blocked."""
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -42,8 +44,18 @@ async def run_beside(coroutine: Coroutine[Any, Any, _T]) -> _T:
         return await asyncio.shield(waiting)
     except BaseException:
         if not done.done():
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
-            await seen_through(waiting, _END)
+            heard: concurrent.futures.Future[bool] = concurrent.futures.Future()
+
+            def stop() -> None:
+                for task in tasks:
+                    task.cancel()
+                heard.set_result(True)
+
+            loop.call_soon_threadsafe(stop)
+            if await seen_through(asyncio.wrap_future(heard), _DEAF):
+                await seen_through(waiting, _END)
+            if not done.done():
+                _leave(loop)
         raise
 
 
@@ -82,6 +94,14 @@ def _started() -> asyncio.AbstractEventLoop:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="connectors", daemon=True).start()
         return _loop
+
+
+def _leave(loop: asyncio.AbstractEventLoop) -> None:
+    """Leave a loop in which something blocks to itself: what comes next has another."""
+    global _loop  # noqa: PLW0603
+    with _lock:
+        if _loop is loop:
+            _loop = None
 
 
 def _forget() -> None:

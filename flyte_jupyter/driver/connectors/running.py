@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,15 @@ async def run(
     view = JobView(task.short_name, context.action.name)
     job = Job(connector, task.short_name, template, view, keeper)
     inputs = inputs_of(task, args, kwargs)
-    resource = await run_beside(job.run(inputs, context.raw_data_path.path))
+    try:
+        resource = await run_beside(job.run(inputs, context.raw_data_path.path))
+    except BaseException:
+        if job.give_up():
+            sys.stderr.write(
+                f"{task.short_name}: its connector does not answer; "
+                "a process of its own deletes the job.\n"
+            )
+        raise
     try:
         return await outputs.native(task, resource.outputs)
     except ConnectorError:

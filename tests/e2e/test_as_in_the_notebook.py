@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.notebook import task
+from tests.e2e.conftest import PLAIN
+from tests.notebook import notebook, task
 
 
 def test_a_function_sees_what_the_cell_binds(plain):
@@ -110,3 +111,27 @@ def test_a_function_does_not_take_a_secret_along(plain):
     assert "fetch uses it" in failure.value
     assert "xyzzy" not in failure.traceback
     assert plain.task("fetch()", "-i fetch,API_KEY").result == "5"
+
+
+HELPERS = """\
+count = 0
+debug = False
+
+def add():
+    global count
+    count += 1
+    return count
+
+def told():
+    return "debug" if debug else "quiet"
+"""
+
+
+def test_a_local_module_and_its_functions_are_of_one_piece(tmp_path):
+    (tmp_path / "pieces.py").write_text(HELPERS)
+    with notebook(tmp_path, PLAIN, "import pieces\nfrom pieces import add, told") as book:
+        assert book.task("pieces.add()\nadd()\npieces.count").result == "2"
+        assert (
+            book.task("pieces.debug = True\ntold(), pieces.told()").result == "('debug', 'debug')"
+        )
+        assert book.value("pieces.count, pieces.debug") == (0, False)

@@ -315,3 +315,28 @@ def test_what_tasks_have_printed_is_shown_before_the_job_is_left(ray_book):
         cell = ray_book.task(body)
         assert sorted(re.findall(r"said (\w+)", cell.stdout)) == ["one", "three", "two"]
     assert ray_book.task("import ray\nray.get(ray.put(4))").result == "4"
+
+
+def test_another_init_says_that_it_ends_a_job_unless_it_is_told_to_ignore_that(ray_book):
+    ray_book.task("import ray\nkept = ray.put(5)", "-r kept")
+    idiom = 'import ray\nray.init(namespace="mine", ignore_reinit_error=True)\nray.get(kept)'
+    cell = ray_book.task(idiom)
+    assert (cell.result, cell.stderr) == ("5", "")
+    cell = ray_book.task('import ray\nray.init(namespace="mine")\nray.get(ray.put(6))')
+    assert cell.result == "6"
+    assert "another job begins; actors and objects of the one before are gone" in cell.stderr
+    ray_book.task("import ray\nray.init(namespace='other')")
+
+
+def test_a_flood_of_a_worker_belongs_to_its_cell(ray_book):
+    body = """
+    import ray
+    @ray.remote
+    def flood():
+        print("x" * 99, *range(600_000), sep="\\n")
+    ray.get(flood.remote())
+    """
+    ray_book.task(body)
+    log = ray_book.run("%flyte logs").result
+    assert "599999" in log
+    assert "599999" not in ray_book.task("import ray\nray.get(ray.put(7))").stdout

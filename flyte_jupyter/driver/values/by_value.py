@@ -6,10 +6,11 @@ needs it otherwise:
 
 - A function of the notebook sees what the task's cell binds, and the cell what it binds, as there.
 - A class of the notebook is not overwritten by its own copy that comes back with a value.
+- A local module and its functions are of one piece: what is set in the one, the others see.
 - No function takes a secret along that nobody meant to send.
 
 The names used of cloudpickle's are private; tests fail loudly when a new version changes one:
-`Pickler._function_getnewargs`, `_extract_code_globals`, `_make_skeleton_class`,
+`Pickler._function_getnewargs`, `_extract_code_globals`, `_module_reduce`, `_make_skeleton_class`,
 `_make_skeleton_enum`, `_class_setstate` and `_DYNAMIC_CLASS_TRACKER_BY_ID`.
 """
 
@@ -19,6 +20,7 @@ import contextlib
 import functools
 import pickle
 import sys
+import types
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -28,6 +30,7 @@ from cloudpickle import cloudpickle
 from flyte_jupyter.errors import CaptureError
 from flyte_jupyter.secret_names import holds_secret
 
+_ABOUT_MODULES = ("__package__", "__path__", "__file__")
 _sent: ContextVar[frozenset[str] | None] = ContextVar("names that are sent", default=None)
 _shared: ContextVar[dict[str, Any] | None] = ContextVar("shared globals", default=None)
 
@@ -95,10 +98,70 @@ def _globals_here() -> dict[str, Any]:
     return {"__name__": "__main__"} if shared is None else shared
 
 
-def is_of_main(function: Any) -> bool:
-    """Tell a function whose globals are those of ``__main__``."""
-    main = sys.modules.get("__main__")
-    return main is not None and function.__globals__ is vars(main)
+class ModuleShell:
+    """Stands for a module that travels by value, without what is in it."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self._module = module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        there = vars(self._module)
+        about = {name: there[name] for name in _ABOUT_MODULES if name in there}
+        return _new_module, (self._module.__name__, about)
+
+
+class ModuleGlobals:
+    """Stands for the globals of functions of a module that travels by value."""
+
+    def __init__(self, shell: ModuleShell) -> None:
+        self._shell = shell
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return vars, (self._shell,)
+
+
+def _new_module(name: str, about: dict[str, Any]) -> types.ModuleType:
+    made = types.ModuleType(name)
+    vars(made).update(about)
+    return made
+
+
+def _the_same(module: types.ModuleType) -> types.ModuleType:
+    return module
+
+
+def _fill(module: types.ModuleType, state: dict[str, Any]) -> None:
+    vars(module).update(state)
+
+
+class ByValue:
+    """What modules and functions of one parcel share."""
+
+    def __init__(self) -> None:
+        self._main = MainGlobals()
+        self._shells: dict[int, ModuleShell] = {}
+        self._globals: dict[int, ModuleGlobals] = {}
+
+    def globals_of(self, function: Any) -> Any:
+        """Return what stands for the globals of a function; None where nobody shares them."""
+        name = function.__globals__.get("__name__")
+        module = sys.modules.get(name) if isinstance(name, str) else None
+        if not isinstance(module, types.ModuleType) or vars(module) is not function.__globals__:
+            return None
+        if name == "__main__":
+            return self._main
+        return self._globals.setdefault(id(module), ModuleGlobals(self._shell_of(module)))
+
+    def reduce_module(self, module: types.ModuleType) -> Any:
+        """Reduce a module as cloudpickle does, but in two steps: its functions refer to it."""
+        reduced = cloudpickle._module_reduce(module)
+        if reduced[0] is not cloudpickle.dynamic_subimport:
+            return reduced
+        _, state = reduced[1]
+        return _the_same, (self._shell_of(module),), state, None, None, _fill
+
+    def _shell_of(self, module: types.ModuleType) -> ModuleShell:
+        return self._shells.setdefault(id(module), ModuleShell(module))
 
 
 class KeepingClasses(pickle.Unpickler):

@@ -11,16 +11,16 @@ import copyreg
 import io
 import pickle
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
 from flyte_jupyter.driver.values.by_value import (
+    ByValue,
     KeepingClasses,
-    MainGlobals,
     SecretRefused,
     check_globals,
-    is_of_main,
 )
 from flyte_jupyter.driver.values.exceptions import reduce_exception
 from flyte_jupyter.driver.values.reducers import OUT_OF_BAND, reducers
@@ -110,16 +110,19 @@ class _ParcelPickler(cloudpickle.Pickler):
     def __init__(self, out: Pickled) -> None:
         # What somebody registered with copyreg wins over what this package would do.
         self.dispatch_table = {**reducers(), **copyreg.dispatch_table, **_CLOUDPICKLE}
-        self._main = MainGlobals()
+        self._by_value = ByValue()
         super().__init__(out, protocol=5, buffer_callback=out.take)
 
     def _function_getnewargs(self, function: Any) -> Any:
         check_globals(function)
         code, own, *rest = super()._function_getnewargs(function)
-        return code, self._main if is_of_main(function) else own, *rest
+        shared = self._by_value.globals_of(function)
+        return code, own if shared is None else shared, *rest
 
     def reducer_override(self, obj: object) -> Any:
         """Reduce what no table of types can name."""
+        if issubclass(type(obj), ModuleType):
+            return self._by_value.reduce_module(cast(ModuleType, obj))
         if issubclass(type(obj), BaseException):
             reduced = reduce_exception(cast(BaseException, obj))
             if reduced is not NotImplemented:

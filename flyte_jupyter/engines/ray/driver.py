@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def connect(member: Member) -> None:
     private.pickle_local_modules_by_value()
     connection = _Connection(ray.init, address, member.args["runtime_env"], own=bool(head))
     ray.init = connection.init
+    if shell := get_ipython():
+        shell.events.register("post_execute", connection.note_use)
     if not ray.is_initialized():
         connection.begin({})
     if head:
@@ -124,6 +127,7 @@ class _Connection:
         self._init, self._address, self._own = init, address, own
         self._runtime_env = runtime_env
         self._options: dict[str, Any] = {}
+        self._used = False
 
         @functools.wraps(init)
         def stand_in(address: str | None = None, **options: Any) -> Any:
@@ -148,10 +152,19 @@ class _Connection:
             )
         asked = {name: options[name] for name in _RENEWING if options.get(name) is not None}
         if ray.is_initialized():
-            if asked in ({}, self._options):
+            if asked in ({}, self._options) or options.get("ignore_reinit_error"):
                 return self._init(ignore_reinit_error=True, logging_level=logging.WARNING)
+            if self._used:
+                sys.stderr.write(
+                    f"ray.init({', '.join(asked)}): another job begins; actors and objects of the "
+                    "one before are gone.\n"
+                )
             ray.shutdown()
         return self.begin(asked)
+
+    def note_use(self) -> None:
+        """Note that a cell has had the present job."""
+        self._used = self._used or ray.is_initialized()
 
     def begin(self, asked: dict[str, Any]) -> Any:
         """Begin a job, with the environment's own runtime environment below what is asked for."""
@@ -169,7 +182,7 @@ class _Connection:
             "log_to_driver": not self._own,  # our own workers' output is read where it is written
             "logging_level": logging.WARNING,
         }
-        self._options = asked
+        self._options, self._used = asked, False
         handler = signal.getsignal(signal.SIGTERM)
         try:
             # What Ray's threads print belongs to the cell that runs then, not to this one.

@@ -23,6 +23,8 @@ _NAME = re.compile(r"worker-[0-9a-f]+-[0-9a-f]*-(\d+)\.(out|err)")
 _PAUSE = 0.1
 _MOST = 1 << 20
 """Bytes that are read of one file at a time."""
+_MOST_READS = 64
+"""How often each file is read before a cell ends."""
 
 
 @dataclass
@@ -91,16 +93,21 @@ class WorkerOutput:
     def drain(self) -> None:
         """Print everything that has been written until now."""
         with self._reading:
-            self._read()
-            private.print_held_lines()
+            self._read_all()
 
     @contextlib.contextmanager
     def leaving(self) -> Iterator[None]:
         """Print it all before the present job is left, and look for nothing while it is."""
         with self._reading:
-            self._read()
-            private.print_held_lines()
+            self._read_all()
             yield
+
+    def _read_all(self) -> None:
+        # As far as it goes now: a worker may write faster than this reads.
+        for _ in range(_MOST_READS):
+            if not self._read():
+                break
+        private.print_held_lines()
 
     def _follow(self) -> None:
         pause = threading.Event()
@@ -108,18 +115,20 @@ class WorkerOutput:
             with self._reading:
                 self._read()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Print what has been written since; tells whether there was anything."""
         try:
             job = private.present_job()
             grown = list(self._grown())
         except Exception:  # noqa: BLE001 - Ray is being left, or its folder has just gone
-            return
+            return False
         if job is None:
-            return
+            return False
         for file in grown:
             for batch in file.read():
                 if batch["job"] == job:
                     private.print_lines(batch)
+        return bool(grown)
 
     def _grown(self) -> Iterator[_File]:
         with os.scandir(self._folder) as entries:

@@ -212,6 +212,30 @@ def test_a_ref_stays_in_the_driver_and_reaches_all_ranks(torch):
     assert torch.value("float(held.get()[0])") == 2.0
 
 
+def test_a_ref_is_one_copy_for_all_ranks(torch):
+    torch.task("import numpy as np\nheld = np.full(1_000_000, 2.0)", "-r held")
+    body = """
+    held[0]
+    maps = open("/proc/self/maps").read()
+    print(*sorted({line.split()[4] for line in maps.splitlines() if "memfd:flyte-jupyter" in line}))
+    """
+    zero, one = sorted(torch.task(body, "--ranks all").stdout.splitlines())
+    assert zero.split()[2:] == one.split()[2:] != []
+
+
+def test_a_ref_that_cannot_be_sent_to_ranks_is_an_error_and_no_wait(torch):
+    body = """
+    class Once:
+        def __reduce__(self):
+            if vars(self):
+                raise TypeError("it travels once")
+            return Once, (), {"arrived": True}
+    held = Once()
+    """
+    torch.task(body, "-r held")
+    assert "it travels once" in torch.fail(task("held")).traceback
+
+
 def test_random_numbers_differ_from_rank_to_rank_and_cell_to_cell(torch):
     body = "import numpy, random, torch\nprint(numpy.random.rand(), random.random(), torch.rand(1))"
     lines = [line for _ in range(2) for line in torch.task(body, "--ranks all").stdout.splitlines()]

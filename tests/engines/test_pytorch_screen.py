@@ -95,3 +95,14 @@ def test_frames_are_read_whatever_pieces_they_come_in():
         for at in range(0, len(data), size):
             found += reader.feed(data[at : at + size])
         assert found == frames
+
+
+def test_a_line_that_comes_in_many_pieces_is_one(tmp_path):
+    """Each of a hundred thousand dots must cost what the first does."""
+    made, shown = screen(tmp_path, "all")
+    for _ in range(100_000):
+        made.text(0, 0, "stdout", b".")
+    made.text(0, 0, "stdout", b"\nend")
+    made.finish()
+    assert log(tmp_path) == f"[rank 0] {'.' * 100_000}\n[rank 0] end\n"
+    assert len(shown) == 2

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +174,11 @@ def test_settings_that_are_made_here_are_known_to_spark():
     for key in (*retiring.SETTINGS, "spark.authenticate", "spark.network.crypto.enabled"):
         assert key.encode() in found, key
     assert {"spark.decommission.enabled", "spark.authenticate"} <= set(conf._HERE)
+
+
+def test_the_users_class_path_goes_before_sparks():
+    command = java.command(java.Java(Path("java"), 17), (), "Main", "arg", classes="/my/driver.jar")
+    path = command[command.index("-cp") + 1].split(os.pathsep)
+    assert path[0] == "/my/driver.jar"
+    assert path[-1] == str(java.spark_home() / "jars" / "*")
+    assert command[-2:] == ["Main", "arg"]

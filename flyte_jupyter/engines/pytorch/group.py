@@ -25,7 +25,7 @@ from flyte_jupyter.engines.pytorch.frames import ERR, OUT, SAY, FrameSocket
 from flyte_jupyter.engines.pytorch.links import NodeLink, RankLink
 from flyte_jupyter.engines.pytorch.screen import Screen, shown_ranks
 from flyte_jupyter.engines.quantities import machine_cpus
-from flyte_jupyter.errors import ClusterError, TaskTimeout
+from flyte_jupyter.errors import ClusterError, TaskTimeout, one_line
 
 if TYPE_CHECKING:
     from flyte_jupyter.driver.wire import TaskReply
@@ -40,6 +40,11 @@ _LOSSES = 3
 """Nodes that may be lost in one task, unless `max_restarts` is more; torch itself has no limit."""
 _FAREWELL = 5.0
 """Seconds that agents have to end after their ranks were let go."""
+
+
+def _close(packing: asyncio.Task[transfer.Parcel]) -> None:
+    if not packing.cancelled() and packing.exception() is None:
+        packing.result().close()
 
 
 class Group:
@@ -66,6 +71,8 @@ class Group:
         self._interrupted = False
         self._restarts = self._lost = 0
         self._restarting: set[int] = set()
+        self._refs: dict[str, asyncio.Task[transfer.Parcel]] = {}
+        self._giving: set[asyncio.Task[None]] = set()
         world = self._most * self._config.nproc_per_node
         shown = shown_ranks(job.request["ranks"], world)
         self._screen = Screen(job.write, shown, job.member.folder / "logs")
@@ -84,6 +91,8 @@ class Group:
             for link in self._links():
                 if not link.leaving:
                     link.close()
+            for packing in self._refs.values():
+                packing.add_done_callback(_close)
 
     async def run(self) -> Outcome:
         """Run the task to its end."""
@@ -243,16 +252,27 @@ class Group:
         self.job.publish(said["kind"], said["content"], said["metadata"], said["buffers"])
 
     def _rank_is_ref(self, rank: RankLink, said: dict[str, Any]) -> None:
-        """Pack a value that the driver keeps; the shared memory goes when the task has ended."""
-        try:
-            value = self.job.resolve(said["name"])
-        except KeyError:
-            rank.link.say("value", header=None, frames=[])
-            return
-        parcel = transfer.pack({"value": value}, folder=self.job.member.folder)
-        rank.parcels.append(parcel)
-        frames = [bytes(frame) for frame in parcel.frames]
-        rank.link.say("value", header=parcel.header, frames=frames)
+        giving = self._loop.create_task(self._give_ref(rank, said["name"]))
+        self._giving.add(giving)
+        giving.add_done_callback(self._giving.discard)
+
+    async def _give_ref(self, rank: RankLink, name: str) -> None:
+        """Send a value that the driver keeps: one copy for all ranks, until the task has ended."""
+        answer: dict[str, Any] = {"header": None, "frames": [], "problem": ""}
+        with contextlib.suppress(KeyError):  # it is not kept any more
+            if name not in self._refs:
+                value, folder = self.job.resolve(name), self.job.member.folder
+                packing = asyncio.to_thread(transfer.pack, {"value": value}, folder=folder)
+                self._refs[name] = self._loop.create_task(packing)
+            try:
+                parcel = await asyncio.shield(self._refs[name])
+            except Exception as error:  # noqa: BLE001 - a user's object may raise anything
+                answer["problem"] = one_line(error)
+            else:
+                frames = [bytes(frame) for frame in parcel.frames]
+                answer.update(header=parcel.header, frames=frames)
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            rank.link.say("value", **answer)
 
     def _rank_is_end(self, rank: RankLink, said: dict[str, Any]) -> None:
         rank.reply, rank.frames, rank.when = said["reply"], said["frames"], self._loop.time()

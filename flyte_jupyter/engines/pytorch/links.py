@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.engines.pytorch.frames import FrameSocket
 from flyte_jupyter.engines.pytorch.screen import Screen
 
@@ -85,7 +84,6 @@ class RankLink:
         self.frames: list[bytes] = []
         self.when = 0.0
         self.pipes: list[int] = []
-        self.parcels: list[Parcel] = []
         self._process = -1
 
     @property
@@ -150,8 +148,6 @@ class RankLink:
         if self._process >= 0:
             os.close(self._process)
             self._process = -1
-        while self.parcels:
-            self.parcels.pop().close()
         if self.link.sock.fileno() >= 0:
             self._loop.remove_reader(self.link.sock)
         self.link.close()

@@ -30,7 +30,7 @@ from flyte_jupyter.driver.work import Work, perform_on_main
 from flyte_jupyter.engines.pytorch.agent import LEFT
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, FrameSocket
 from flyte_jupyter.engines.pytorch.rank_shell import redirect
-from flyte_jupyter.errors import UsageError
+from flyte_jupyter.errors import RemoteError, UsageError
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ class _DriversRefs(refs.RefStore):
         if name not in self._values:
             self._link.say("ref", name=name)
             answer = self._link.hear()
+            if answer is not None and answer["problem"]:
+                what = "a value that was kept cannot be sent to the ranks"
+                raise RemoteError(what, seen=answer["problem"])
             if answer is None or answer["header"] is None:
                 return False
             self._values[name] = transfer.unpack(answer["header"], answer["frames"])["value"]

@@ -51,7 +51,7 @@ class Screen:
     ) -> None:
         self._write, self._shown, self._logs = write, shown, logs
         self._labelled = shown != {0}
-        self._rest: dict[tuple[int, str], str] = {}
+        self._rest: dict[tuple[int, str], list[str]] = {}
         self._decoders: dict[tuple[int, str], codecs.IncrementalDecoder] = {}
         self._nodes: dict[tuple[int, str], int] = {}
 
@@ -63,10 +63,14 @@ class Screen:
         text = self._decoders[key].decode(data)
         if not text:
             return
-        *lines, rest = _END_OF_LINE.split(self._rest.get(key, "") + text)
+        begun = self._rest.setdefault(key, [])
+        *lines, rest = _END_OF_LINE.split(text)
+        if lines:
+            lines[0] = "".join([*begun, lines[0]])
+            begun.clear()
         labelled = "".join(f"[rank {rank}] {line}" for line in lines)
-        self._rest[key] = rest
         if rest:
+            begun.append(rest)
             self._nodes[key] = node
         self._log(node, labelled)
         if rank in self._shown:
@@ -76,9 +80,9 @@ class Screen:
 
     def finish(self) -> None:
         """Take what is left of lines that have no end for lines."""
-        for (rank, stream), text in sorted(self._rest.items()):
-            if text:
-                line = f"[rank {rank}] {text}\n"
+        for (rank, stream), pieces in sorted(self._rest.items()):
+            if pieces:
+                line = f"[rank {rank}] {''.join(pieces)}\n"
                 self._log(self._nodes[rank, stream], line)
                 if self._labelled and rank in self._shown:
                     self._write(stream, line)

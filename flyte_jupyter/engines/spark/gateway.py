@@ -80,12 +80,17 @@ class Gateway:
             *_extra(conf),
         )
         arguments = ("--properties-file", properties, "pyspark-shell")
-        command = java.command(found, options, "org.apache.spark.deploy.SparkSubmit", *arguments)
+        classes = conf.get("spark.driver.extraClassPath", "")
+        main = "org.apache.spark.deploy.SparkSubmit"
+        command = java.command(found, options, main, *arguments, classes=classes)
         variables = {
             **layout.environ(member.folder, member.args, found),
             "_PYSPARK_DRIVER_CONN_INFO_PATH": str(self._answer),
             "SPARK_CONNECT_MODE": "0",
         }
+        if folders := conf.get("spark.driver.extraLibraryPath"):
+            known = filter(None, [folders, os.environ.get("LD_LIBRARY_PATH")])
+            variables["LD_LIBRARY_PATH"] = os.pathsep.join(known)
         with self._log.open("ab") as log:
             self.process = trampoline.start(command, variables, stdin=subprocess.PIPE, output=log)
 

@@ -159,11 +159,21 @@ def spark_home() -> Path:
     return Path(spec.origin).parent
 
 
-def command(java: Java, options: tuple[str, ...], main: str, *arguments: str) -> list[str]:
-    """Return the command that runs one of Spark's classes; anybody may read it, so no secrets."""
+def command(
+    java: Java, options: tuple[str, ...], main: str, *arguments: str, classes: str = ""
+) -> list[str]:
+    """Return the command that runs one of Spark's classes; anybody may read it, so no secrets.
+
+    Parameters
+    ----------
+    java, options, main, arguments
+        What runs, and with what.
+    classes
+        A class path to look in before Spark's own.
+    """
     jars = spark_home() / "jars"
     # slf4j's API first, as Spark's launcher puts it: other jars hold an older copy of it.
     slf4j = [str(jar) for jar in sorted(jars.glob("slf4j-api-*.jar"))[:1]]
     folders = [os.environ.get(name, "") for name in ("SPARK_CONF_DIR", "HADOOP_CONF_DIR")]
-    classes = os.pathsep.join([*filter(None, folders), *slf4j, str(jars / "*")])
-    return [str(java.path), *_MODULES, *options, "-cp", classes, main, *arguments]
+    path = os.pathsep.join([*filter(None, [classes, *folders]), *slf4j, str(jars / "*")])
+    return [str(java.path), *_MODULES, *options, "-cp", path, main, *arguments]

@@ -33,6 +33,7 @@ from flyte_jupyter.engines.spark.refusals import Watch
 from flyte_jupyter.errors import CaptureError, FlyteJupyterError
 
 _APP = "FlyteSpark"
+_PYTHON = "spark.pyspark.python"
 _INTERRUPTS = frozenset({"KeyboardInterrupt", "CancelledError"})
 _connection: Connection | None = None
 
@@ -74,7 +75,8 @@ class Connection(Mapping[str, Any]):
     def begin(self) -> None:
         """Wait for what has been started, and make the first session."""
         if self._jvm is None:
-            os.environ["PYSPARK_PYTHON"] = self._member.args["python"] or sys.executable
+            asked = self._member.args["python"] or self._member.args["conf"].get(_PYTHON)
+            os.environ["PYSPARK_PYTHON"] = asked or sys.executable
             if not self._clean:
                 interrupts.make_clean(self._abandoned, self._cause)
                 self._clean = True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_jupyter.driver import replies
 from flyte_jupyter.driver.client import DriverClient
+from flyte_jupyter.driver.flyte_sdk.environments import last_declared
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.transfer import Parcel
@@ -230,9 +231,5 @@ def declared_as(
         return named(fields["name"], namespace, known)
     except EnvironmentNotFound:
         import flyte
-        from flyte._environment import list_loaded_environments
 
-        for each in reversed(list_loaded_environments()):
-            if each.name == fields["name"] and isinstance(each, flyte.TaskEnvironment):
-                return each
-        return flyte.TaskEnvironment(**fields)
+        return last_declared(fields["name"]) or flyte.TaskEnvironment(**fields)

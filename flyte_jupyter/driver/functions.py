@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import threading
 import types
@@ -118,19 +119,36 @@ class Call:
     ) -> Any:
         if inspect.iscoroutinefunction(function):
             return await function(*args, **kwargs)
-        with no_loop():
-            return self._awaited(function(*args, **kwargs))
+        made: list[types.CoroutineType[Any, Any, Any]] = []
+        noting = _made.set(made)
+        try:
+            with no_loop():
+                value = function(*args, **kwargs)
+        finally:
+            _made.reset(noting)
+        # Who calls an async task from a plain one may forget to await it.
+        returned = [value] if inspect.iscoroutine(value) else []
+        forgotten = [c for c in made if inspect.getcoroutinestate(c) == inspect.CORO_CREATED]
+        for coroutine in (*returned, *forgotten):
+            coroutine.close()
+        if returned or forgotten:
+            what = "returned a coroutine" if returned else "has left a call without an answer"
+            raise UsageError(
+                f"{self.task.short_name} {what}",
+                seen="an async task was called there and not awaited",
+                fix="Make it `async def` and await that, or wrap the call in asyncio.run().",
+            )
+        return value
 
-    def _awaited(self, value: Any) -> Any:
-        """Return a value that is one: who calls an async task from a plain one may forget."""
-        if not inspect.iscoroutine(value):
-            return value
-        value.close()
-        raise UsageError(
-            f"{self.task.short_name} returned a coroutine",
-            seen="an async task was called there and not awaited",
-            fix="Make it `async def` and await that, or wrap the call in asyncio.run().",
-        )
+
+_made: contextvars.ContextVar[list[types.CoroutineType[Any, Any, Any]] | None]
+_made = contextvars.ContextVar("coroutines of tasks that a plain task has called", default=None)
+
+
+def note_call(result: Any) -> None:
+    """Note what the call of a task gave: it may be to be awaited."""
+    if inspect.iscoroutine(result) and (made := _made.get()) is not None:
+        made.append(result)
 
 
 @contextlib.contextmanager

@@ -425,3 +425,42 @@ def test_an_exception_with_a_constructor_of_its_own_crosses_between_tasks(book):
                 return error.status
             return 0""")
     assert book.value("flyte_jupyter.run(tries).result()") == 503
+
+
+FORGOTTEN = {
+    "left alone": "notify(1)",
+    "in a list": "kept = [notify(1)]",
+    "used as a value": "notify(1) + 1",
+}
+
+
+@pytest.mark.parametrize("line", FORGOTTEN.values(), ids=FORGOTTEN)
+def test_an_async_task_that_a_plain_one_forgets_to_await_is_named(book, line):
+    book.run(f"""if True:
+        forgetting = flyte.TaskEnvironment(name="forgetting")
+        @forgetting.task
+        async def notify(x: int) -> int:
+            return x
+        @forgetting.task
+        def forgets() -> int:
+            {line}
+            return 1""")
+    error = book.fail("flyte_jupyter.run(forgets).result()")
+    assert "not awaited" in error.value or "coroutine" in error.value
+    if "+" not in line:
+        assert "Make it `async def` and await that" in error.value
+
+
+def test_a_plain_task_may_await_by_asyncio_run(book):
+    book.run("""if True:
+        running = flyte.TaskEnvironment(name="running")
+        @running.task
+        async def answered(x: int) -> int:
+            return x
+        @running.task
+        def runs() -> int:
+            import asyncio
+            async def both():
+                return sum(await asyncio.gather(answered(1), answered(2)))
+            return asyncio.run(both()) + asyncio.run(answered(3))""")
+    assert book.value("flyte_jupyter.run(runs).result()") == 6

@@ -22,7 +22,7 @@ from flyte_jupyter.driver.flyte_sdk.connector_tasks import (
     is_function,
     with_typed_inputs,
 )
-from flyte_jupyter.driver.functions import no_loop
+from flyte_jupyter.driver.functions import no_loop, note_call
 
 
 def behave_as_on_a_cluster() -> None:
@@ -82,7 +82,9 @@ def _unwrapped(call: Any) -> Any:
                 # another thread. The loop stands still meanwhile, as with whatever blocks in it.
                 with no_loop():
                     return call(self, *args, **kwargs)
-            return call(self, *args, **kwargs)
+            result = call(self, *args, **kwargs)
+            note_call(result)
+            return result
         except RuntimeUserError as error:
             cause = error.__cause__
             if isinstance(cause, Exception) and error.code == type(cause).__name__:

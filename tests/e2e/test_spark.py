@@ -475,3 +475,21 @@ def test_the_end_of_a_function_stops_no_job(spark):
     assert cell.result == "28"
     assert bars(cell)[-1].endswith("; done")
     assert spark.value("flyte_jupyter.run(both).result()") == [1, 15]
+
+
+def test_an_interrupt_of_what_becomes_a_pandas_frame_cancels_its_job(spark):
+    body = """
+    import time
+    slow = lambda x: (time.sleep(1) or x,)
+    rows = spark.sparkContext.parallelize(range(200), 200).map(slow)
+    frame = rows.toDF("x int")
+    print("in")
+    frame.toPandas()
+    """
+    before = spark.task("import os\nos.getpid()").result
+    cell = spark.submit(task(body))
+    spark.until(lambda: bars(cell), what="the bar")
+    spark.interrupt()
+    assert spark.wait(cell).error.name == "KeyboardInterrupt"
+    assert spark.task("import os\nos.getpid()").result == before
+    assert spark.task("spark.range(5).toPandas()['id'].sum()").result.endswith("10)")

@@ -182,3 +182,13 @@ def test_the_users_class_path_goes_before_sparks():
     assert path[0] == "/my/driver.jar"
     assert path[-1] == str(java.spark_home() / "jars" / "*")
     assert command[-2:] == ["Main", "arg"]
+
+
+def test_frames_of_pandas_are_read_as_interrupts_count_on():
+    from pyspark.sql.pandas import conversion
+
+    source = inspect.getsource(conversion.PandasConversionMixin._collect_as_arrow)
+    assert "with _load_from_socket(" in source
+    reading = source.index("with _load_from_socket(")
+    assert "with unwrap_spark_exception():" in source[reading:]
+    assert callable(conversion.unwrap_spark_exception)

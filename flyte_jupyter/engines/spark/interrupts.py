@@ -10,16 +10,18 @@ there are cancelled; a command that has none yet goes on by itself.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from py4j.clientserver import ClientServerConnection, JavaClient
 from py4j.protocol import is_error
 from pyspark import SparkContext
+from pyspark.sql.pandas import conversion
 
 from flyte_jupyter.driver import interrupts
 
@@ -91,7 +93,41 @@ def make_clean(abandoned: Callable[[], None], cause: Callable[[], Exception | No
 
     ClientServerConnection.connect_to_java_server = connect_to_java_server
     JavaClient.send_command = send_command
+    _cancel_frames_on_their_way(abandoned)
     SparkContext.__init__ = _keeping_the_handler(SparkContext.__init__)
+
+
+def _cancel_frames_on_their_way(abandoned: Callable[[], None]) -> None:
+    """Have the job of a frame that becomes one of pandas' be cancelled by an interrupt.
+
+    The JVM runs it while its answer is read from a socket that is not Py4J's. PySpark then waits
+    for the end of the job, whatever has struck; that it was cancelled is not what is to be told.
+    """
+    load, unwrap = conversion._load_from_socket, conversion.unwrap_spark_exception
+    struck = threading.Event()
+
+    @contextlib.contextmanager
+    def load_from_socket(*args: Any) -> Iterator[Any]:
+        try:
+            with load(*args) as stream:
+                yield stream
+        except KeyboardInterrupt:
+            struck.set()
+            abandoned()
+            raise
+
+    @contextlib.contextmanager
+    def unwrap_spark_exception() -> Iterator[Any]:
+        if struck.is_set():
+            struck.clear()
+            with contextlib.suppress(Exception):
+                yield
+            return
+        with unwrap():
+            yield
+
+    conversion._load_from_socket = load_from_socket
+    conversion.unwrap_spark_exception = unwrap_spark_exception
 
 
 def _give_up(client: Any) -> None:

@@ -146,17 +146,21 @@ class DriverKernel(IPythonKernel):
             # An interrupt from here on is too late, and must not cost the reply.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._restore_input()
+            self._restore_streams()
         reply["seconds"] = time.perf_counter() - started
         self.finish_output(parent)
         self.session.send(stream, wire.REPLY, reply, parent, ident=ident, buffers=frames)
         self.collector.end()
 
-    def finish_output(self, parent: dict[str, Any]) -> None:
-        """Send all that the run has printed, before its reply."""
+    def _restore_streams(self) -> None:
+        """Print again where the notebook hears it: the cell may have put anything there."""
         for output in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # the cell may have put anything there
+            with contextlib.suppress(Exception):
                 output.flush()
         sys.stdout, sys.stderr = self.streams
+
+    def finish_output(self, parent: dict[str, Any]) -> None:
+        """Send all that the run has printed, before its reply."""
         stdout, stderr = self.streams
         if isinstance(stdout, DriverStream):
             stdout.drain()

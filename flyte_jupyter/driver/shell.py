@@ -51,6 +51,8 @@ class DriverShell(ZMQInteractiveShell):
     remote_traceback: list[str] | None = None
     unshown: BaseException | None = None
     """Why the value of the last expression could not be shown."""
+    preprocessing: Any = None
+    """What failed before the present cell could run, as `sys.exc_info` has it."""
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Keep the traceback of what ends a cell; show that of a value that cannot be shown.
@@ -68,9 +70,6 @@ class DriverShell(ZMQInteractiveShell):
             self.unshown = exc_tuple[1]
         else:
             self.remote_traceback = before  # it fails in each format that it has
-
-    preprocessing: Any = None
-    """What failed before the present cell could run, as `sys.exc_info` has it."""
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         del etype, evalue

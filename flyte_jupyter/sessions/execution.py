@@ -329,9 +329,9 @@ class Execution:
     def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
         if reply["status"] == "error":
             raise self._error(reply, buffers)
-        if self._timed_out:  # the code has caught the interrupt, and returned what it had
-            raise self._timeout_error()
         try:
+            if self._timed_out:  # the code has caught the interrupt, and returned what it had
+                raise self._timeout_error()
             outputs = dict(transfer.unpack(reply["outputs"], buffers, back=True))
         finally:
             if reply["outputs"]["segments"]:

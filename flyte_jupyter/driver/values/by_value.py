@@ -174,7 +174,8 @@ class KeepingClasses(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what a name in the stream stands for."""
         found = super().find_class(module, name)
-        if found in (cloudpickle._make_skeleton_class, cloudpickle._make_skeleton_enum):
+        makers = (cloudpickle._make_skeleton_class, cloudpickle._make_skeleton_enum)
+        if any(found is make for make in makers):
             return functools.partial(self._make, found)
         return self._set_state if found is cloudpickle._class_setstate else found
 

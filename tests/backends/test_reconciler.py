@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -192,10 +194,10 @@ def test_scaling_up_while_members_leave_starts_others_beside_them():
     assert worker_ids(made) == ["worker-0", "worker-3", "worker-4"]
 
 
-@pytest.mark.parametrize("how", ["not started", "given up"])
+@pytest.mark.parametrize("how", ["not started", "resting"])
 def test_scaling_down_forgets_members_that_have_no_process_at_once(how):
-    made = reconciler(2, running=how == "given up")
-    if how == "given up":
+    made = reconciler(2, running=how == "resting")
+    if how == "resting":
         for _ in range(5):
             made.exited("worker-1", "killed by SIGSEGV")
             for record in made.missing():
@@ -211,15 +213,20 @@ def crash(made, member, times=5, how="killed by SIGKILL"):
             made.ready(record.id, {})
 
 
-def test_a_cluster_whose_members_all_die_again_and_again_is_lost_and_says_so():
+def test_a_member_that_dies_again_and_again_has_to_rest_before_it_is_tried_again(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     made = reconciler(2, running=True)
     crash(made, "worker-0")
-    assert made.state == "ready", "the other one does the work"
-    crash(made, "worker-1")
-    assert made.state == "failed"
-    assert made.reason == (
-        "no worker is left: each ended 5 times within 60 s, worker-1 at last: killed by SIGKILL"
-    )
+    assert (made.state, made.pause) == ("ready", 30.0)
+    assert list(made.missing()) == []
+    now += 30.0
+    assert made.pause == 0.0
+    assert [record.id for record in made.missing()] == ["worker-0"]
+    assert made.pause is None
+    made.ready("worker-0", {})
+    crash(made, "worker-0", times=1)
+    assert made.pause == 30.0, "it has not lived for long"
 
 
 def test_a_member_that_ends_in_order_is_always_started_again():

@@ -91,6 +91,7 @@ class ClusterOperator:
         self._retirements = itertools.count(1)
         self._exit = asyncio.Event()
         self._driver_preloaded = False
+        self._wake: asyncio.TimerHandle | None = None
         self._remains: Remains | None = None
         self.zygote = zygote or ZygoteProcess(folder, launch["method"], self.spec.env)
         self._spawn(self._follow_zygote())
@@ -219,6 +220,10 @@ class ClusterOperator:
             self._start_members()
         if state == "failed":
             self.done.set()
+        if self._wake:
+            self._wake.cancel()
+        if (pause := self.reconciler.pause) is not None and not self.done.is_set():
+            self._wake = asyncio.get_running_loop().call_later(pause, self.reconcile)
         self.report()
 
     def report(self) -> None:

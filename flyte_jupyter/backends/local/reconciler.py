@@ -23,7 +23,9 @@ from flyte_jupyter.engines.engine import ClusterSpec, Facts, Role
 _START_ATTEMPTS = 3
 _CRASHES = 5
 _CRASH_WINDOW = 60.0
-"""A member that ends `_CRASHES` times within so many seconds is not started again."""
+_REST = 30.0
+"""A member that ends `_CRASHES` times within `_CRASH_WINDOW` seconds is started again only after a
+rest of so many: it may die of what it is given, and what waits for it must not wait for ever."""
 _IN_ORDER = "exit code 0"
 """How a member ends that was told to, as by `Client.restart()` of Dask's; no crash."""
 
@@ -36,10 +38,11 @@ class Record:
     index: int
     generation: int = 0
     pid: int = 0
-    state: Literal["absent", "starting", "ready", "exited", "given up"] = "absent"
+    state: Literal["absent", "starting", "ready", "exited", "resting"] = "absent"
     exit: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     crashes: list[float] = field(default_factory=list)
+    rested: float = 0.0
     attempts: int = 0
     leaving: bool = False
 
@@ -110,6 +113,8 @@ class Reconciler:
     def missing(self) -> Iterator[Record]:
         """Yield members to start now, each once."""
         for record in list(self.records.values()):
+            if record.state == "resting" and record.rested <= time.monotonic():
+                record.state = "exited"
             if record.state in ("absent", "exited") and not record.leaving:
                 record.generation += 1
                 record.attempts += 1
@@ -148,19 +153,13 @@ class Reconciler:
         now = time.monotonic()
         record.crashes = [t for t in record.crashes if now - t < _CRASH_WINDOW] + [now]
         if record.role.name != DRIVER and len(record.crashes) >= _CRASHES:
-            # A worker that dies of what it is given would be restarted for ever.
-            record.state = "given up"
-            self._look_for_others(record)
+            record.state, record.rested = "resting", now + _REST
 
-    def _look_for_others(self, record: Record) -> None:
-        """Give the cluster up with the last member of a role: what waits for one waits for ever."""
-        name = record.role.name
-        alike = [r for r in self.records.values() if r.role.name == name and not r.leaving]
-        if all(r.state == "given up" for r in alike):
-            self.fail(
-                f"no {name} is left: each ended {_CRASHES} times within {_CRASH_WINDOW:g} s, "
-                f"{record.id} at last: {record.exit}"
-            )
+    @property
+    def pause(self) -> float | None:
+        """Seconds until the first member has rested; None if none rests."""
+        ends = [r.rested for r in self.records.values() if r.state == "resting"]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def fail(self, reason: str) -> None:
         """Give the cluster up; the first reason is kept."""
@@ -170,7 +169,7 @@ class Reconciler:
     def _conclude(self) -> None:
         """Call the cluster ready when nothing that stays is waited for any more."""
         staying = (r for r in self.records.values() if not r.leaving)
-        if self.state == "starting" and all(r.state in ("ready", "given up") for r in staying):
+        if self.state == "starting" and all(r.state in ("ready", "resting") for r in staying):
             self.state = "ready"
 
     @property

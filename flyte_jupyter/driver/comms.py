@@ -29,6 +29,12 @@ def _answer_for_all_widgets() -> None:
     get_comm_manager().register_target(_CONTROL, lambda comm, message: comm.close())
 
 
+def _state(data: Any) -> dict[str, Any]:
+    """Return the state that a widget's message tells; other comms say what they like."""
+    state = data.get("state") if isinstance(data, dict) else None
+    return state if isinstance(state, dict) else {}
+
+
 class CommBridge:
     """The comms of one driver.
 
@@ -54,7 +60,7 @@ class CommBridge:
         """Hand a comm message of the driver to the page."""
         kind, content = message["header"]["msg_type"], message["content"]
         name = content["comm_id"]
-        state = (content.get("data") or {}).get("state") or {}
+        state = _state(content.get("data"))
         if kind == "comm_open" and state.get("_model_name") == _OUTPUT:
             self._outputs.add(name)
         elif kind == "comm_close":

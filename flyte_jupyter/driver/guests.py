@@ -128,7 +128,9 @@ class _Guest:
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         buffers = [bytes(self._parent["buffers"][0]), *self._parent["buffers"][1:]]
         try:
-            inputs = transfer.unpack(request["inputs"], buffers[1:], kept=kernel.kept)
+            inputs = transfer.unpack(
+                request["inputs"], buffers[1:], kept=kernel.kept, keep_classes=request["own"]
+            )
         except FlyteJupyterError as problem:
             return replies.failure(kernel.shell, problem, "inputs")
         kernel.learn(request["cells"])

@@ -25,10 +25,12 @@ def import_named(code: str, inputs: Mapping[str, object]) -> None:
     modules = {n: each for n, each in inputs.items() if isinstance(each, types.ModuleType)}
     if not modules:
         return
+    tree = None
     with contextlib.suppress(SyntaxError, ValueError):
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.Attribute):
-                _follow(modules, list(_chain(node)))
+        tree = ast.parse(code)
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            _follow(modules, list(_chain(node)))
 
 
 def _chain(node: ast.expr) -> Iterator[str]:
@@ -45,7 +47,8 @@ def _follow(modules: Mapping[str, types.ModuleType], names: list[str]) -> None:
     for name in names[1:]:
         if not isinstance(found, types.ModuleType):
             return
-        if not hasattr(found, name) and hasattr(found, "__path__"):
-            with contextlib.suppress(ImportError):  # the cell says better what is missing
+        here = vars(found)
+        if name not in here and "__path__" in here:
+            with contextlib.suppress(Exception):  # the cell says better what is wrong with it
                 importlib.import_module(f"{found.__name__}.{name}")
-        found = getattr(found, name, None)
+        found = here.get(name)

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 _CHOSEN = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 _HOST = "https://api.wandb.ai"
 _LIBRARY = "wandb"
+_OFFLINE = "offline"
+_ours = False
 
 
 @contextlib.contextmanager
@@ -40,14 +42,19 @@ def _run() -> Any:
 
 def offline_without_a_key() -> None:
     """Keep runs on this machine where nothing says whose account they belong to; say so once."""
+    global _ours  # noqa: PLW0603
+    if _ours and os.environ.get("WANDB_MODE") == _OFFLINE:
+        del os.environ["WANDB_MODE"]  # there may be a key by now
     chosen = any(os.environ.get(name) for name in _CHOSEN)
     if _LIBRARY not in sys.modules or chosen or _logged_in():
         return
-    os.environ["WANDB_MODE"] = "offline"
-    sys.stderr.write(
-        "Weights & Biases: there is no key, so runs stay on this machine; "
-        "`wandb sync` sends them later.\n"
-    )
+    os.environ["WANDB_MODE"] = _OFFLINE
+    if not _ours:
+        sys.stderr.write(
+            "Weights & Biases: there is no key, so runs stay on this machine; "
+            "`wandb sync` sends them later.\n"
+        )
+    _ours = True
 
 
 def _logged_in() -> bool:

@@ -46,6 +46,8 @@ class TaskRequest(TypedDict):
     cwd: str
     ranks: str
     """Which ranks' output to show, for engines that run a cell in several: ``all``, ``0,3``."""
+    own: bool
+    """Whether a task of this very driver calls it, whose classes are there already."""
 
 
 class RefInfo(TypedDict):

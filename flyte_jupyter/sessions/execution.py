@@ -243,7 +243,8 @@ class Execution:
         values, modules = self.run.task.values, self._owner.local_modules
         while True:
             packed = await beside(
-                lambda: pack_for(self.cluster, values, modules), lambda late: late.parcel.close()
+                lambda: pack_for(self.cluster, values, modules, travelled=self.caller is not None),
+                lambda late: late.parcel.close(),
             )
             try:
                 await self._reach_cluster()  # again: it may have gone while values were pickled
@@ -315,6 +316,7 @@ class Execution:
             "allow_stdin": self._ask is not None,
             "cwd": os.getcwd(),  # noqa: PTH109 - as text
             "ranks": task.ranks,
+            "own": self.caller is not None and self.caller.cluster is self.cluster,
         }
 
     def _unknown_cells(self) -> dict[str, tuple[int, str]]:
@@ -332,7 +334,7 @@ class Execution:
         try:
             if self._timed_out:  # the code has caught the interrupt, and returned what it had
                 raise self._timeout_error()
-            outputs = dict(transfer.unpack(reply["outputs"], buffers, back=True))
+            outputs = dict(transfer.unpack(reply["outputs"], buffers, keep_classes=True))
         finally:
             if reply["outputs"]["segments"]:
                 client.received(self.run.id)
@@ -463,9 +465,12 @@ class Relayed(Execution):
         await super()._attempt(parcel)
 
     def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
-        del client
-        if reply["status"] == "ok" or not self._timed_out:
+        if not self._timed_out:
             self.answer = reply, buffers
+        elif reply["status"] == "ok":  # as for others, but what it returned is still over there
+            if reply["outputs"]["segments"]:
+                client.received(self.run.id)
+            raise self._timeout_error()
         if reply["status"] == "error":
             raise self._error(reply, buffers)
 

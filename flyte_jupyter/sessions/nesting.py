@@ -186,7 +186,8 @@ class Nesting:
         self, name: str, said: NestedCall, buffers: list[Any], environment: Environment
     ) -> tuple[TaskReply, list[Any]]:
         values: dict[str, Any] = await beside(
-            lambda: transfer.unpack(said["inputs"], buffers[1:]), lambda _: None
+            lambda: transfer.unpack(said["inputs"], buffers[1:], keep_classes=True),
+            lambda _: None,
         )
         cells = self._parent.run.task.cells
         task = as_run(values["task"], values["args"], values["kwargs"], cells)
@@ -196,7 +197,9 @@ class Nesting:
             self._begin(name, child)
             try:
                 packed = await beside(
-                    lambda: pack_for(child.cluster, task.values, child.local_modules),
+                    lambda: pack_for(
+                        child.cluster, task.values, child.local_modules, travelled=True
+                    ),
                     lambda late: late.parcel.close(),
                 )
             except BaseException as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,21 @@ class Packed:
     driver: str
 
 
-def pack_for(cluster: Cluster, values: Mapping[str, object], local_modules: Any) -> Packed:
+def pack_for(
+    cluster: Cluster,
+    values: Mapping[str, object],
+    local_modules: Any,
+    *,
+    travelled: bool = False,
+) -> Packed:
     """Pack values for the present driver of a cluster; from any thread.
+
+    Parameters
+    ----------
+    cluster, values, local_modules
+        What to pack, for whom, and what travels by value.
+    travelled
+        Whether the values come from a task: what they hold was sent to it on purpose.
 
     Raises
     ------
@@ -40,5 +54,6 @@ def pack_for(cluster: Cluster, values: Mapping[str, object], local_modules: Any)
     # Before anything else: should it be replaced meanwhile, this is packed for the one before.
     driver = cluster.driver
     by_value = local_modules.travelling_by_value()
-    with by_value, packing_for(driver), refusing_secrets(values):
+    secrets = contextlib.nullcontext() if travelled else refusing_secrets(values)
+    with by_value, packing_for(driver), secrets:
         return Packed(transfer.pack(values, sent=cluster.sent, folder=cluster.folder), driver)

@@ -17,7 +17,7 @@ def rebuild(reply: TaskReply, buffers: list[Any]) -> BaseException:
     error: BaseException | None = None
     with contextlib.suppress(Exception):
         if reply["exception"]:
-            error = transfer.unpack(reply["exception"], buffers, back=True)["exception"]  # type: ignore[assignment]
+            error = transfer.unpack(reply["exception"], buffers, keep_classes=True)["exception"]  # type: ignore[assignment]
     if isinstance(error, FlyteJupyterError) and reply["where"] != "cell":
         return error
     if not isinstance(error, BaseException):

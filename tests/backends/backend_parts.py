@@ -102,6 +102,7 @@ async def run_code(client, code, returns=(), **inputs):
         "allow_stdin": False,
         "cwd": os.getcwd(),
         "ranks": "",
+        "own": False,
         "call": False,
     }
     declaration = cloudpickle.dumps({"name": "toy.cell", "config": None, "connectors": b""})

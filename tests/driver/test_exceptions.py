@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import threading
 
 import pytest
 
@@ -105,3 +106,28 @@ def test_what_dask_registers_for_all_changes_nothing():
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid")
     assert str(sent(error)) == str(error)
     assert sent(Slotted(7)).code == 7
+
+
+class WithALock(Exception):
+    def __init__(self, code, other):
+        super().__init__(code)
+        self.lock = threading.Lock()
+
+    def __reduce_ex__(self, protocol):
+        return WithALock, (self.args[0], None)
+
+
+class Remembering(Exception):
+    def __init__(self, code, other):
+        super().__init__(code)
+
+    def __reduce__(self):
+        return Remembering, (1, 2), {"found": 3}
+
+    def __setstate__(self, state):
+        self.told = state["found"]
+
+
+def test_what_a_class_says_of_itself_is_respected():
+    assert sent(WithALock(5, None)).args == (5,)
+    assert sent(Remembering(1, 2)).told == 3

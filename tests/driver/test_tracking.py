@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from flyte_jupyter.driver import tracking
 from flyte_jupyter.driver.tracking import offline_without_a_key
 
 
@@ -19,6 +20,7 @@ def nothing_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
+    monkeypatch.setattr(tracking, "_ours", False)
     return tmp_path
 
 
@@ -57,3 +59,10 @@ def test_nothing_is_set_where_there_is_no_such_run(monkeypatch):
     monkeypatch.delitem(sys.modules, "wandb")
     offline_without_a_key()
     assert os.environ["WANDB_MODE"] == ""
+
+
+def test_a_key_that_comes_later_counts(nothing_chosen, monkeypatch):
+    offline_without_a_key()
+    monkeypatch.setenv("WANDB_API_KEY", "later")
+    offline_without_a_key()
+    assert "WANDB_MODE" not in os.environ

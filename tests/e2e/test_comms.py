@@ -149,6 +149,18 @@ def test_the_progress_of_dask_goes_on_after_the_cell_if_its_futures_are_kept(das
     dask.until(full, what="the bar to be full")
 
 
+def test_comms_may_say_anything(plain):
+    cell = plain.task("""
+    from comm import create_comm
+    made = create_comm(target_name="mine", data="text")
+    made.send("more")
+    made.send({"state": "busy"})
+    """)
+    said = [m["content"]["data"] for m in plain.comms[-3:]]
+    assert said == ["text", "more", {"state": "busy"}]
+    assert cell.stderr == ""
+
+
 CAPTURED = """\
 import ipywidgets
 out = ipywidgets.Output()

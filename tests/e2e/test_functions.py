@@ -356,7 +356,6 @@ def test_who_interrupts_a_wait_with_a_limit_interrupts_the_function(book):
         waited = flyte_jupyter.run(busy)""")
     cell = book.submit("print('waiting')\nwaited.result(timeout=300)")
     book.until_printed(cell)
-    book.until(lambda: True)
     book.interrupt()
     assert book.wait(cell).error.name == "KeyboardInterrupt"
     book.until(lambda: book.value("waited.state") == "cancelled")

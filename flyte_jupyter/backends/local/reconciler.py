@@ -26,8 +26,6 @@ _CRASH_WINDOW = 60.0
 _REST = 30.0
 """A member that ends `_CRASHES` times within `_CRASH_WINDOW` seconds is started again only after a
 rest of so many: it may die of what it is given, and what waits for it must not wait for ever."""
-_IN_ORDER = "exit code 0"
-"""How a member ends that was told to, as by `Client.restart()` of Dask's; no crash."""
 
 
 @dataclass
@@ -146,7 +144,7 @@ class Reconciler:
         record.state, record.exit, record.facts = "exited", how, {}
         if record.role.vital or (was_starting and record.attempts >= _START_ATTEMPTS):
             self.fail(f"{member} ended: {how}")
-        elif not was_starting and how != _IN_ORDER:
+        elif not was_starting:
             self._count_crash(record)
 
     def _count_crash(self, record: Record) -> None:

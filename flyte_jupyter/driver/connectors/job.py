@@ -58,7 +58,7 @@ class Job:
         self._view, self._keeper = view, keeper
         self._secrets = self._values_of_secrets()
         self._meta: Any = None
-        self._ended = self._given_up = False
+        self._ended = False
         self._pledge: Pledge | None = None
 
     async def run(self, inputs: Mapping[str, Any], output_prefix: str) -> Any:
@@ -89,21 +89,21 @@ class Job:
         finally:
             # Stopped meanwhile: the service may have taken it, and then it has to be deleted.
             await seen_through(launching, _LAUNCH)
-            if self._given_up or self._meta is None or self._ended or await self._delete():
+            if self._meta is None or self._ended or await self._delete():
                 pledge.release()
                 self._pledge = None
 
-    def give_up(self) -> bool:
-        """Have its keeper delete the job, if nobody has: its connector blocks and does not return.
+    def give_up(self) -> None:
+        """Have its keeper delete the job, if there is one: its connector blocks.
 
-        May be called from any thread, and where there is nothing to delete; tells whether there is.
+        May be called from any thread.
         """
-        pledge, self._pledge = self._pledge, None
-        if pledge is None or self._meta is None:
-            return False
-        self._given_up = True
-        pledge.redeem()
-        return True
+        if self._pledge is not None and self._meta is not None:
+            self._pledge.redeem()
+            sys.stderr.write(
+                f"{self._name}: its connector does not answer; a process of its own deletes the "
+                "job.\n"
+            )
 
     async def _launch(self, pledge: Pledge, inputs: Mapping[str, Any], output_prefix: str) -> None:
         created = self._connector.create(

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import cloudpickle
 
@@ -48,8 +48,8 @@ class Pledge:
         self._keeper.remove(self._name)
 
     def redeem(self) -> None:
-        """Have the job deleted now, if there is one."""
-        self._keeper.remove(self._name, "delete")
+        """Have the job deleted now, if there is one, and again in the end if that fails."""
+        self._keeper.delete(self._name)
 
 
 class Keeper:
@@ -106,10 +106,15 @@ class Keeper:
         self._messages.put(("keep", (name, job)))
         return name
 
-    def remove(self, name: int, how: Literal["release", "delete"] = "release") -> None:
+    def remove(self, name: int) -> None:
         """Keep a job no longer."""
         if self._jobs.pop(name, None) is not None:
-            self._messages.put((how, name))
+            self._messages.put(("release", name))
+
+    def delete(self, name: int) -> None:
+        """Delete a job now."""
+        if name in self._jobs:
+            self._messages.put(("delete", name))
 
     # -- the thread -------------------------------------------------------------------------
 

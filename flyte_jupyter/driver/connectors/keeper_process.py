@@ -25,7 +25,6 @@ def main() -> None:
     with contextlib.suppress(OSError):  # a name for `ps`, where that is how it is given
         Path("/proc/self/comm").write_text("flyte:keeper")
     jobs: dict[int, bytes] = {}
-    threads: list[threading.Thread] = []
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         sock.sendall(b"!")
         for kind, content in _messages(sock):
@@ -38,10 +37,10 @@ def main() -> None:
                 jobs[content[0]] = content[1]
             elif kind == "release":
                 jobs.pop(content, None)
-            elif kind == "delete" and (job := jobs.pop(content, None)):
-                threads.append(_deleting(job))
+            elif kind == "delete":
+                _deleting(jobs, content)
     signal.alarm(LIFE)  # whatever happens from here on, it is short
-    threads += map(_deleting, jobs.values())
+    threads = [_deleting(jobs, name) for name in list(jobs)]
     for thread in threads:
         thread.join()
     os._exit(0)
@@ -58,18 +57,21 @@ def _messages(sock: socket.socket) -> Iterator[tuple[str, Any]]:
             yield pickle.loads(data)
 
 
-def _deleting(job: bytes) -> threading.Thread:
-    thread = threading.Thread(target=_delete, args=(job,))
+def _deleting(jobs: dict[int, bytes], name: int) -> threading.Thread:
+    thread = threading.Thread(target=_delete, args=(jobs, name), daemon=True)
     thread.start()
     return thread
 
 
-def _delete(job: bytes) -> None:
+def _delete(jobs: dict[int, bytes], name: int) -> None:
+    """Delete a job, which is kept until that has been done."""
     import asyncio
 
-    known, meta = pickle.loads(job)
-    connector, secrets = pickle.loads(known)
-    asyncio.run(connector.delete(resource_meta=meta, **secrets))
+    if job := jobs.get(name):
+        known, meta = pickle.loads(job)
+        connector, secrets = pickle.loads(known)
+        asyncio.run(connector.delete(resource_meta=meta, **secrets))
+        jobs.pop(name, None)
 
 
 if __name__ == "__main__":

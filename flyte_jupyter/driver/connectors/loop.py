@@ -13,7 +13,7 @@ import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -25,8 +25,18 @@ _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
 
-async def run_beside(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine there, and wait for it; whoever cancels that waits for its end too."""
+async def run_beside(
+    coroutine: Coroutine[Any, Any, _T], deaf: Callable[[], None] = lambda: None
+) -> _T:
+    """Run a coroutine there, and wait for it; whoever cancels that waits for its end too.
+
+    Parameters
+    ----------
+    coroutine
+        What to run.
+    deaf
+        Called when it has been cancelled and something there blocks, so that it has not heard.
+    """
     loop = _started()
     done: concurrent.futures.Future[_T] = concurrent.futures.Future()
     tasks: list[asyncio.Task[_T]] = []
@@ -49,13 +59,15 @@ async def run_beside(coroutine: Coroutine[Any, Any, _T]) -> _T:
             def stop() -> None:
                 for task in tasks:
                     task.cancel()
-                heard.set_result(True)
+                if heard.set_running_or_notify_cancel():
+                    heard.set_result(True)
 
             loop.call_soon_threadsafe(stop)
             if await seen_through(asyncio.wrap_future(heard), _DEAF):
                 await seen_through(waiting, _END)
-            if not done.done():
+            elif not done.done():
                 _leave(loop)
+                deaf()
         raise
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,15 +59,7 @@ async def run(
     view = JobView(task.short_name, context.action.name)
     job = Job(connector, task.short_name, template, view, keeper)
     inputs = inputs_of(task, args, kwargs)
-    try:
-        resource = await run_beside(job.run(inputs, context.raw_data_path.path))
-    except BaseException:
-        if job.give_up():
-            sys.stderr.write(
-                f"{task.short_name}: its connector does not answer; "
-                "a process of its own deletes the job.\n"
-            )
-        raise
+    resource = await run_beside(job.run(inputs, context.raw_data_path.path), job.give_up)
     try:
         return await outputs.native(task, resource.outputs)
     except ConnectorError:

@@ -122,11 +122,11 @@ def _value(reply: TaskReply, buffers: list[Any]) -> Any:
     An interrupt or an exit of that task is none of this one's, whose loop it would end.
     """
     if reply["status"] == "ok":
-        return transfer.unpack(reply["outputs"], buffers, back=True)[RESULT]
+        return transfer.unpack(reply["outputs"], buffers, keep_classes=True)[RESULT]
     error: Any = None
     with contextlib.suppress(Exception):  # its type is unknown here
         if reply["exception"]:
-            error = transfer.unpack(reply["exception"], buffers, back=True)["exception"]
+            error = transfer.unpack(reply["exception"], buffers, keep_classes=True)["exception"]
     if isinstance(error, Exception):
         raise error
     raise RemoteError(f"{reply['ename']}: {reply['evalue']}" if reply["evalue"] else reply["ename"])

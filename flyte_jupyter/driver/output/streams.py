@@ -68,19 +68,11 @@ class _Buffer:
         """Call `write` with the parent and text of what has not been logged yet, in order."""
         with self._logging:
             with self._lock:
-                fresh = self._take_fresh()
+                entries = self._entries[self._first :]
+                fresh = _fresh(entries)
+                self._first += max(0, len(entries) - 1)  # the last may grow
             for parent, text in fresh:
                 write(parent, text)
-
-    def _take_fresh(self) -> list[tuple[dict[str, Any], str]]:
-        fresh = []
-        for entry in self._entries[self._first :]:
-            # It may grow meanwhile, by what a finalizer prints.
-            if entry.logged < (there := len(entry.pieces)):
-                fresh.append((entry.parent, "".join(entry.pieces[entry.logged : there])))
-                entry.logged = there
-        self._first = max(0, len(self._entries) - 1)  # the last may grow
-        return fresh
 
     def hand_on(
         self,
@@ -91,13 +83,24 @@ class _Buffer:
         with self._logging:
             with self._lock:
                 added = self._added
-                fresh = self._take_fresh()
                 entries, self._entries, self._first, self._size = self._entries, [], 0, 0
+                fresh = _fresh(entries)
             for parent, text in fresh:
                 write(parent, text)
         for entry in entries:
             send(entry.parent, entry.stream, "".join(entry.pieces))
         self._sent = added
+
+
+def _fresh(entries: list[_Entry]) -> list[tuple[dict[str, Any], str]]:
+    """Take what of entries has not been logged, each with its parent."""
+    fresh = []
+    for entry in entries:
+        # It may grow meanwhile, by what a finalizer prints.
+        if entry.logged < (there := len(entry.pieces)):
+            fresh.append((entry.parent, "".join(entry.pieces[entry.logged : there])))
+            entry.logged = there
+    return fresh
 
 
 _buffer = _Buffer()

@@ -21,6 +21,7 @@ import functools
 import pickle
 import sys
 import types
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -81,8 +82,8 @@ def check_globals(function: Any) -> None:
             raise SecretRefused(
                 f"`{name}` was not sent",
                 seen=f"{function.__qualname__} uses it, and its name says that it holds a secret",
-                fix="Give it as an argument or with `-i`, or declare a `flyte.Secret` in the "
-                "environment",
+                fix="Pass it as an argument, name it with `-i` of a cell, or declare a "
+                "`flyte.Secret` in the environment",
             )
 
 
@@ -169,24 +170,36 @@ class KeepingClasses(pickle.Unpickler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._known: set[type] = set()
+        self._here: set[type] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a name in the stream stands for."""
         found = super().find_class(module, name)
         makers = (cloudpickle._make_skeleton_class, cloudpickle._make_skeleton_enum)
+        # Nothing that is kept in the memo may refer to this: the values are in it, too.
         if any(found is make for make in makers):
-            return functools.partial(self._make, found)
-        return self._set_state if found is cloudpickle._class_setstate else found
+            return functools.partial(_make_class, self._here, found)
+        if found is cloudpickle._class_setstate:
+            return functools.partial(_set_state, self._here)
+        return found
 
-    def _make(self, make: Callable[..., type], *args: Any) -> type:
-        *_, tracked, _ = args
-        here: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracked)
-        if here is None:
-            return make(*args)
-        self._known.add(here)
-        return here
 
-    def _set_state(self, kind: type, state: Any) -> None:
-        if kind not in self._known:
-            cloudpickle._class_setstate(kind, state)
+_unfinished: weakref.WeakSet[type] = weakref.WeakSet()
+"""Classes of which only the skeleton is there: what was to follow may have failed."""
+
+
+def _make_class(here: set[type], make: Callable[..., type], *args: Any) -> type:
+    *_, tracked, _ = args
+    known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracked)
+    if known is None or known in _unfinished:
+        known = make(*args)
+        _unfinished.add(known)
+    else:
+        here.add(known)
+    return known
+
+
+def _set_state(here: set[type], kind: type, state: Any) -> None:
+    if kind not in here:
+        cloudpickle._class_setstate(kind, state)
+        _unfinished.discard(kind)

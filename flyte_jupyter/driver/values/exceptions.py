@@ -30,7 +30,11 @@ def reduce_exception(error: BaseException) -> Any:
     registered = copyreg.dispatch_table.get(kind)
     if registered and not getattr(registered, "__module__", "").startswith(_FOR_ALL):
         return NotImplemented
-    own_way = kind.__reduce__ is not BaseException.__reduce__
+    own_way = (
+        kind.__reduce__ is not BaseException.__reduce__
+        or kind.__reduce_ex__ is not object.__reduce_ex__
+        or kind.__setstate__ is not BaseException.__setstate__
+    )
     if own_way or not isinstance(kind.__init__, types.FunctionType):
         return error.__reduce_ex__(pickle.HIGHEST_PROTOCOL) if registered else NotImplemented
     slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]

@@ -160,7 +160,7 @@ def unpickle_values(
     stream: bytes | memoryview,
     buffers: Iterable[memoryview],
     *,
-    back: bool = False,
+    keep_classes: bool = False,
 ) -> dict[str, object]:
     """Rebuild what `pickle_values` pickled.
 
@@ -172,7 +172,7 @@ def unpickle_values(
         The pickle stream.
     buffers
         The out-of-band buffers in order; the values are built on them, not on copies.
-    back
+    keep_classes
         Whether classes that this process has are to stay as they are.
 
     Raises
@@ -181,7 +181,7 @@ def unpickle_values(
         When a value cannot be rebuilt, for example because a module is not installed here.
     """
     source: Any = io.BytesIO(stream) if isinstance(stream, bytes) else ViewReader(stream)
-    unpickler = (KeepingClasses if back else pickle.Unpickler)(source, buffers=buffers)
+    unpickler = (KeepingClasses if keep_classes else pickle.Unpickler)(source, buffers=buffers)
     values: dict[str, object] = {}
     for name in names:
         try:

@@ -101,7 +101,7 @@ def unpack(
     frames: Sequence[bytes | memoryview],
     *,
     kept: KeptBuffers | None = None,
-    back: bool = False,
+    keep_classes: bool = False,
 ) -> dict[str, object]:
     """Rebuild the values of a parcel.
 
@@ -116,7 +116,7 @@ def unpack(
         `Parcel.frames`, as the message brought them. Writable ones become the values' memory.
     kept
         Where to keep what the sender asks to have kept, and to find what it counts on.
-    back
+    keep_classes
         Whether they come from a process that has its classes from this one: those that this one
         has stay as they are.
 
@@ -138,7 +138,7 @@ def unpack(
         segments = after.enter_context(opened(header["segments"]))
         stream = _stream(header["stream"], frames, segments)
         buffers = [_buffer(place, frames, segments, kept) for place in header["buffers"]]
-    return unpickle_values(header["names"], stream, buffers, back=back)
+    return unpickle_values(header["names"], stream, buffers, keep_classes=keep_classes)
 
 
 def _stream(

@@ -104,7 +104,7 @@ def _cancel_frames_on_their_way(abandoned: Callable[[], None]) -> None:
     for the end of the job, whatever has struck; that it was cancelled is not what is to be told.
     """
     load, unwrap = conversion._load_from_socket, conversion.unwrap_spark_exception
-    struck = threading.Event()
+    struck = threading.local()
 
     @contextlib.contextmanager
     def load_from_socket(*args: Any) -> Iterator[Any]:
@@ -112,14 +112,14 @@ def _cancel_frames_on_their_way(abandoned: Callable[[], None]) -> None:
             with load(*args) as stream:
                 yield stream
         except KeyboardInterrupt:
-            struck.set()
+            struck.here = True
             abandoned()
             raise
 
     @contextlib.contextmanager
     def unwrap_spark_exception() -> Iterator[Any]:
-        if struck.is_set():
-            struck.clear()
+        if getattr(struck, "here", False):
+            struck.here = False
             with contextlib.suppress(Exception):
                 yield
             return

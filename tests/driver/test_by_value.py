@@ -1,0 +1,91 @@
+"""Classes that come back, submodules that a cell names."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import types
+import weakref
+
+import pytest
+
+from flyte_jupyter.driver.submodules import import_named
+from flyte_jupyter.driver.values.transfer import UnpackError, pack, unpack
+
+
+def came_back(value):
+    parcel = pack({"value": value}, shared=False)
+    return unpack(parcel.header, parcel.frames, keep_classes=True)["value"]
+
+
+def made(**attributes) -> type:
+    """Return a class that is pickled by value."""
+    kind = type("Made", (), attributes)
+    kind.__module__ = "__main__"
+    return kind
+
+
+def test_a_class_that_is_here_stays_as_it_is():
+    kind = made(count=1)
+    data = pack({"value": kind()}, shared=False)
+    kind.count = 2
+    value = unpack(data.header, data.frames, keep_classes=True)["value"]
+    assert type(value) is kind
+    assert kind.count == 2
+    unpack(data.header, data.frames)
+    assert kind.count == 1, "what is sent there is as it was sent"
+
+
+def test_what_comes_back_goes_with_its_last_reference():
+    value = came_back(made()())
+    gone = weakref.ref(value)
+    gc.disable()
+    try:
+        del value
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_class_that_was_half_rebuilt_is_rebuilt_the_next_time(monkeypatch):
+    module = types.ModuleType("comes_later")
+    module.value = 7
+    monkeypatch.setitem(sys.modules, "comes_later", module)
+    kind = made(later=module, told=lambda self: 8)
+    parcel = pack({"value": kind()}, shared=False)
+    forget = weakref.ref(kind)
+    del kind
+    gc.collect()
+    assert forget() is None
+    monkeypatch.delitem(sys.modules, "comes_later")
+    with pytest.raises(UnpackError) as kept:
+        unpack(parcel.header, parcel.frames, keep_classes=True)
+    monkeypatch.setitem(sys.modules, "comes_later", module)
+    value = unpack(parcel.header, parcel.frames, keep_classes=True)["value"]
+    assert (value.told(), value.later.value) == (8, 7)
+    assert kept.value
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    lazy.thing\nexcept ImportError:\n    pass",
+        "lazy.thing = 1",
+        "lazy.broken",
+        "not python (",
+        "lazy.a.b.c",
+    ],
+)
+def test_looking_for_submodules_fails_no_cell(tmp_path, monkeypatch, code):
+    (tmp_path / "lazy").mkdir()
+    text = "def __getattr__(name):\n    raise ImportError(name)\n"
+    (tmp_path / "lazy" / "__init__.py").write_text(text)
+    (tmp_path / "lazy" / "broken.py").write_text("raise RuntimeError('no')")
+    monkeypatch.syspath_prepend(tmp_path)
+    import lazy
+
+    try:
+        import_named(code, {"lazy": lazy})
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "lazy"]:
+            del sys.modules[name]

@@ -417,3 +417,10 @@ def test_the_installer_ends_with_the_kernel(tmp_path):
 def test_a_layer_crosses_as_json():
     one = layer("a", files=("b",), indexes=("c",), arguments=("d",), content="e")
     assert PackageLayer.from_json(json.loads(json.dumps(one.__dict__))) == one
+
+
+def test_an_installer_is_asked_for_no_colours():
+    """A kernel has the variables set that ask for them, and what fails is read by its words."""
+    code = "import os; print(os.environ.get('FORCE_COLOR'), os.environ['NO_COLOR'])"
+    asking = {**os.environ, "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
+    assert commands.output_of([sys.executable, "-c", code], asking, lambda _: None) == "None 1\n"

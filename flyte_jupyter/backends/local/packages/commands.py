@@ -13,6 +13,7 @@ _TURN = 0.1
 """Seconds after which the waiting thread looks whether it has been interrupted."""
 _END = 5.0
 """Seconds that the launcher may take to end what it has started."""
+_COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "PY_COLORS")
 _LAUNCHER = "flyte_jupyter.backends.local.packages.launcher"
 
 
@@ -45,7 +46,7 @@ def output_of(
     command
         An absolute path and its arguments.
     environ
-        All of its environment.
+        All of its environment, but for what asks for colours: a notebook's kernel does.
     progress
         Called with each line that it writes.
     stopped
@@ -58,7 +59,7 @@ def output_of(
     """
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", _LAUNCHER, *command],
-        env=environ,
+        env=_without_colours(environ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -79,6 +80,11 @@ def output_of(
     if process.returncode:
         raise CommandFailed("".join(lines))
     return "".join(lines)
+
+
+def _without_colours(environ: Mapping[str, str]) -> dict[str, str]:
+    plain = {name: value for name, value in environ.items() if name not in _COLOURS}
+    return {**plain, "NO_COLOR": "1"}
 
 
 def _lines_of(process: subprocess.Popen[str], stopped: Callable[[], bool]) -> Iterator[str]:

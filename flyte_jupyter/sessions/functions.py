@@ -95,7 +95,7 @@ def _seconds(limit: Any) -> float:
 
 
 _OF_A_CONTAINER = (
-    *("resources", "env_vars", "secrets", "image", "reusable"),
+    *("resources", "env_vars", "secrets", "reusable"),
     *("pod_template", "service_account", "queue", "interruptible"),
 )
 

@@ -78,7 +78,6 @@ class DriverKernel(IPythonKernel):
             Limits of output, from the session's configuration.
         """
         self.member = member
-        self.streams = sys.stdout, sys.stderr
         self.folder = member.folder
         self.refs = RefStore(f"{member.folder.name[-6:]}.{member.generation}")
         self.refs.publish()

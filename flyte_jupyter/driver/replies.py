@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -82,6 +83,15 @@ def told(
         return reply, []
     reply["exception"] = parcel.header
     return reply, parcel.frames
+
+
+def exception_of(reply: TaskReply, buffers: list[Any]) -> BaseException | None:
+    """Return the exception that a reply brings; None if it brings none that is known here."""
+    with contextlib.suppress(Exception):
+        if reply["exception"]:
+            error = transfer.unpack(reply["exception"], buffers, keep_classes=True)["exception"]
+            return error if isinstance(error, BaseException) else None
+    return None
 
 
 def _format(shell: DriverShell, error: BaseException) -> list[str]:

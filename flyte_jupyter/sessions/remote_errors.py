@@ -7,20 +7,17 @@ import contextlib
 import re
 from typing import Any
 
-from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.replies import exception_of
 from flyte_jupyter.driver.wire import TaskReply
 from flyte_jupyter.errors import FlyteJupyterError, RemoteError
 
 
 def rebuild(reply: TaskReply, buffers: list[Any]) -> BaseException:
     """Return the exception of a reply; one of our own if its type is unknown here."""
-    error: BaseException | None = None
-    with contextlib.suppress(Exception):
-        if reply["exception"]:
-            error = transfer.unpack(reply["exception"], buffers, keep_classes=True)["exception"]  # type: ignore[assignment]
+    error = exception_of(reply, buffers)
     if isinstance(error, FlyteJupyterError) and reply["where"] != "cell":
         return error
-    if not isinstance(error, BaseException):
+    if error is None:
         error = RemoteError(f"{reply['ename']}: {reply['evalue']}")
     if isinstance(error, SystemExit):
         # Raised here it would end a script; in the cell it ended the cell.

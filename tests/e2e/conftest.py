@@ -14,6 +14,17 @@ env = flyte.TaskEnvironment(
     name="dask", plugin_config=Dask(workers=WorkerGroup(number_of_workers=2))
 )"""
 
+GRACEFUL = """\
+def stops_gracefully():
+    import time
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        return "half"
+    return "whole"
+"""
+"""A function that catches an interrupt, and returns what it has."""
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Notebook:

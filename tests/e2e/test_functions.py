@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.conftest import GRACEFUL
 from tests.notebook import notebook
 
 FUNCTIONS = """\
@@ -404,15 +405,8 @@ def test_an_environment_whose_cell_alone_is_run_again_is_as_it_is_declared_now(t
 
 
 def test_a_time_limit_that_the_code_catches_is_one_all_the_same(book):
-    book.run("""if True:
-        @env.task(timeout=1)
-        def graceful() -> str:
-            try:
-                time.sleep(60)
-            except KeyboardInterrupt:
-                return "half"
-            return "whole"
-    """)
+    book.run(GRACEFUL)
+    book.run("@env.task(timeout=1)\ndef graceful() -> str:\n    return stops_gracefully()")
     assert book.fail("flyte_jupyter.run(graceful).result()").name == "TaskTimeout"
 
 

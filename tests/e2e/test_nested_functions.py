@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import leaks
+from tests.e2e.conftest import GRACEFUL
 from tests.notebook import DEADLINE, notebook
 
 FUNCTIONS = """\
@@ -478,17 +479,13 @@ def test_a_class_of_a_cell_stays_its_own_when_a_task_of_the_same_environment_tak
 
 
 def test_a_time_limit_that_a_called_task_catches_is_one_all_the_same(book):
+    book.run(GRACEFUL)
     book.run("""if True:
         limited = flyte.TaskEnvironment(name="limited")
         calls_limited = flyte.TaskEnvironment(name="calls-limited")
         @limited.task(timeout=1)
         def graceful() -> str:
-            import time
-            try:
-                time.sleep(60)
-            except KeyboardInterrupt:
-                return "half"
-            return "whole"
+            return stops_gracefully()
         @calls_limited.task
         async def calls() -> str:
             return graceful()""")

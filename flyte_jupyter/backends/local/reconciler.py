@@ -40,7 +40,6 @@ class Record:
     exit: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     crashes: list[float] = field(default_factory=list)
-    rested: float = 0.0
     attempts: int = 0
     leaving: bool = False
 
@@ -48,6 +47,11 @@ class Record:
     def id(self) -> str:
         """Name of this very process: ``worker-2``; a replacement has the same."""
         return member_id(self.role.name, self.index)
+
+    @property
+    def rested(self) -> float:
+        """When it has rested from its last crash, by the monotonic clock."""
+        return self.crashes[-1] + _REST
 
     def status(self) -> MemberStatus:
         """Return what is told of it."""
@@ -151,7 +155,7 @@ class Reconciler:
         now = time.monotonic()
         record.crashes = [t for t in record.crashes if now - t < _CRASH_WINDOW] + [now]
         if record.role.name != DRIVER and len(record.crashes) >= _CRASHES:
-            record.state, record.rested = "resting", now + _REST
+            record.state = "resting"
 
     @property
     def pause(self) -> float | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from flyte_jupyter.driver import wire
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import connector_for, is_connector_task
 from flyte_jupyter.driver.flyte_sdk.context import current_run, current_task_context
 from flyte_jupyter.driver.functions import RESULT
+from flyte_jupyter.driver.replies import exception_of
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.wire import TaskReply
 from flyte_jupyter.errors import RemoteError
@@ -123,10 +123,7 @@ def _value(reply: TaskReply, buffers: list[Any]) -> Any:
     """
     if reply["status"] == "ok":
         return transfer.unpack(reply["outputs"], buffers, keep_classes=True)[RESULT]
-    error: Any = None
-    with contextlib.suppress(Exception):  # its type is unknown here
-        if reply["exception"]:
-            error = transfer.unpack(reply["exception"], buffers, keep_classes=True)["exception"]
+    error = exception_of(reply, buffers)
     if isinstance(error, Exception):
         raise error
     raise RemoteError(f"{reply['ename']}: {reply['evalue']}" if reply["evalue"] else reply["ename"])

@@ -41,7 +41,7 @@ class Hearing:
     answer
         Answers its `input()`; without it the task is told that nobody can.
     on_mapped
-        Called once the driver has mapped the inputs.
+        Called once the driver has mapped inputs that came in shared memory.
     on_call
         Called with what it says of other tasks that it calls.
     """
@@ -64,6 +64,7 @@ class DriverClient:
         # Only to make sockets and messages: nothing here waits for either.
         self._client = BlockingKernelClient()
         self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
+        self._task_address = f"ipc://{connection['ip']}-{connection['task_port']}"
         self._relay = Relay(self._on_comm)
         self._comms = CommBridge(self._forward, self._relay.sink)
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -85,16 +86,26 @@ class DriverClient:
         assert socket is not None
         socket.rcvhwm = 0
         self._channels = {
-            "iopub": Channel(self._client.iopub_channel, self._on_output),
-            "shell": Channel(self._client.shell_channel, self._on_reply),
-            "control": Channel(self._client.control_channel, self._on_reply),
-            "stdin": Channel(self._client.stdin_channel, self._on_question),
+            "iopub": self._channel(self._client.iopub_channel.socket, self._on_output),
+            "shell": self._channel(self._client.shell_channel.socket, self._on_reply),
+            "control": self._channel(self._client.control_channel.socket, self._on_reply),
+            "stdin": self._channel(self._client.stdin_channel.socket, self._on_question),
+            "task": self._channel(self._task_socket(), self._on_reply),
         }
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._welcome.wait(), _WELCOME)
         self._send_shell(
             "comm_open", {"comm_id": wire.TARGET, "target_name": wire.TARGET, "data": {}}
         )
+
+    def _channel(self, socket: Any, receive: Callable[[dict[str, Any]], None]) -> Channel:
+        return Channel(socket, self._client.session, lambda message, _: receive(message))
+
+    def _task_socket(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._client.context.socket(zmq.DEALER)
+        socket.linger = 1000
+        socket.connect(self._task_address)
+        return socket
 
     async def run(
         self,
@@ -136,9 +147,12 @@ class DriverClient:
         reply = self._expect(name)
         message["buffers"] = list(buffers)
         try:
-            self._channels["control" if beside else "shell"].send(message)
+            self._channels["control" if beside else "task"].send(message)
             answered = await reply
-            await self._idle[name].wait()
+            if answered["content"].get("where") != "inputs":
+                self._mapped.pop(name, lambda: None)()  # where it was not worth a word of its own
+            if not answered["content"]["quiet"]:
+                await self._idle[name].wait()
         finally:
             self._relay.end(name)
             self._on_call.pop(request["run"], None)
@@ -146,10 +160,9 @@ class DriverClient:
                 cast(dict[str, Any], table).pop(name, None)
         return cast(wire.TaskReply, answered["content"]), answered["buffers"]
 
-    def interrupt(self, run: str = "") -> None:
-        """Raise KeyboardInterrupt in what the driver runs: of a run beside, or the main thread."""
-        kind, content = (wire.INTERRUPT, {"run": run}) if run else ("interrupt_request", {})
-        self._channels["control"].send(self._client.session.msg(kind, content))
+    def interrupt(self, run: str) -> None:
+        """Raise KeyboardInterrupt in a run, wherever in the driver it runs, or once it begins."""
+        self._send_control(wire.INTERRUPT, {"run": run})
 
     def received(self, run: str) -> None:
         """Tell the driver that what a run returned has been mapped; heard while it is busy, too."""

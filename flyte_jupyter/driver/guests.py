@@ -68,8 +68,8 @@ class Guests:
         self, stream: Any, ident: Any, parent: dict[str, Any], reply: TaskReply, frames: list[Any]
     ) -> None:
         session: Any = self._kernel.session
-        idle = {"execution_state": "idle"}
-        session.send(self._kernel.iopub_socket, "status", idle, parent, ident=b"status")
+        if not reply.setdefault("quiet", False):
+            self._kernel.say_idle(parent)
 
         def send() -> None:
             session.send(stream, wire.REPLY, reply, parent, ident=ident, buffers=frames)
@@ -82,11 +82,12 @@ class Guests:
         """Whether the present thread is that of one of them."""
         return threading.get_ident() in {guest.ident for guest in list(self._running.values())}
 
-    def interrupt(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
-        """Raise KeyboardInterrupt in a task, by the name of its run."""
-        del stream, ident
-        if guest := self._running.get(parent["content"]["run"]):
+    def interrupt(self, run: str) -> bool:
+        """Raise KeyboardInterrupt in a task, by the name of its run; tells whether it is here."""
+        guest = self._running.get(run)
+        if guest is not None:
             guest.interrupt()
+        return guest is not None
 
 
 class _Guest:
@@ -107,6 +108,7 @@ class _Guest:
     def serve(self) -> tuple[TaskReply, list[Any]]:
         """Do the task on this thread; it is answered, whatever happens."""
         started, self.ident = time.perf_counter(), threading.get_ident()
+        published = self._kernel.published
         shell: Any = self._kernel.shell
         message = self._parent["header"]["msg_id"]
         try:
@@ -118,6 +120,7 @@ class _Guest:
         with contextlib.suppress(Exception):  # a full disk: the reply must come
             self._kernel.finish_output(self._parent)
         reply["seconds"] = time.perf_counter() - started
+        reply["quiet"] = published == self._kernel.published
         return reply, frames
 
     async def _perform(self) -> tuple[TaskReply, list[Any]]:

@@ -33,6 +33,7 @@ from flyte_jupyter.driver.output.streams import DriverIOPub, DriverStream
 from flyte_jupyter.driver.output.transcript import Transcript
 from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.replies import check_bound
+from flyte_jupyter.driver.requests import Interrupts, Requests
 from flyte_jupyter.driver.values import forwarding, transfer
 from flyte_jupyter.driver.values.by_value import sharing_globals
 from flyte_jupyter.driver.values.transfer import KeptBuffers, Parcel
@@ -56,12 +57,14 @@ class DriverKernel(IPythonKernel):
         self.kept = KeptBuffers()
         self.sent: dict[str, Parcel | forwarding.Forwarded] = {}
         self.collector = Collector()
-        self.shell_handlers[wire.REQUEST] = self.task_request
         self.comm_manager.register_target(wire.TARGET, self._open_housekeeping)
+        self.task_socket: zmq.Socket[bytes] | None = None
+        self.requests: Requests | None = None
+        self.interrupts = Interrupts(self)
         self.guests = Guests(self)
         self._answering = threading.Lock()
         self.control_handlers[wire.REQUEST] = self.guests.request
-        self.control_handlers[wire.INTERRUPT] = self.guests.interrupt
+        self.control_handlers[wire.INTERRUPT] = self._interrupt
         self.control_handlers[wire.RECEIVED] = self._let_go
         self.live = LiveCell(self.comm_manager)
         for kind in ("comm_msg", "comm_close"):
@@ -87,6 +90,15 @@ class DriverKernel(IPythonKernel):
             settings["output_rate"],
             PresentLog(member.folder, member.generation).note,
         )
+
+    def start(self) -> None:
+        """Take messages, tasks among them."""
+        super().start()
+        self.io_loop.add_callback(self._take_tasks)
+
+    def _take_tasks(self) -> None:
+        assert self.task_socket is not None
+        self.requests = Requests(self, self.task_socket)
 
     def raw_input(self, prompt: str = "") -> str:
         """Ask the user, unless a task in a thread does: nobody waits for one alone."""
@@ -121,19 +133,30 @@ class DriverKernel(IPythonKernel):
         self.control_handlers[wire.RETURN] = answering.take_return
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
-        """Say when it is idle again, for that ends a run; nobody listens for when it is busy."""
-        if status != "busy" and channel != "control":
-            super()._publish_status(status, channel, parent)
+        """Say nothing by itself: `say_idle` is all that anybody listens for."""
+
+    def say_idle(self, parent: dict[str, Any]) -> None:
+        """Say that all has been published that belongs to a request."""
+        session: Any = self.session
+        idle = {"execution_state": "idle"}
+        session.send(self.iopub_socket, "status", idle, parent, ident=b"status")
+
+    def _interrupt(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Interrupt a run, wherever it runs; on the control thread."""
+        del stream, ident
+        run = parent["content"]["run"]
+        if not self.guests.interrupt(run):
+            self.interrupts.interrupt(run)
 
     # -- the request ------------------------------------------------------------------------
 
-    async def task_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
-        """Run a task and reply with what it returned."""
+    async def task_request(self, parent: dict[str, Any]) -> tuple[TaskReply, list[Any]]:
+        """Run a task on the main thread, and return what to reply."""
         content: TaskRequest = parent["content"]
         buffers = [bytes(parent["buffers"][0]), *parent["buffers"][1:]]
         message = parent["header"]["msg_id"]
         cast(Any, DriverStream.transcript).begin(message, content["run"])
-        started = time.perf_counter()
+        started, published = time.perf_counter(), self.published
         self.collector.begin()
         self._forward_input(content["allow_stdin"])
         try:
@@ -144,12 +167,19 @@ class DriverKernel(IPythonKernel):
         finally:
             # An interrupt from here on is too late, and must not cost the reply.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self.interrupts.end()
             self._restore_input()
             self._restore_streams()
         reply["seconds"] = time.perf_counter() - started
         self.finish_output(parent)
-        self.session.send(stream, wire.REPLY, reply, parent, ident=ident, buffers=frames)
-        self.collector.end()
+        reply["quiet"] = published == self.published
+        return reply, frames
+
+    @property
+    def published(self) -> int:
+        """How many messages have been published, by whomever."""
+        thread: Any = self.iopub_thread
+        return int(thread.published)
 
     def _restore_streams(self) -> None:
         """Print again where the notebook hears it: the cell may have put anything there."""
@@ -183,7 +213,7 @@ class DriverKernel(IPythonKernel):
         except FlyteJupyterError as problem:
             return self._failure(problem, "inputs")
         self.learn(content["cells"])
-        self.publish_mapped(content, parent)
+        self.begin(content, parent)
         self.connect()
         self.have_calls_answered()
         self._follow(content["cwd"])
@@ -204,9 +234,15 @@ class DriverKernel(IPythonKernel):
         """Take the text of the notebook's cells, for tracebacks."""
         shell.learn_cells(self.shell, cells)
 
+    def begin(self, content: TaskRequest, parent: dict[str, Any]) -> None:
+        """Let interrupts of a run in, and say that its inputs are there."""
+        self.interrupts.begin(content["run"])
+        self.publish_mapped(content, parent)
+
     def publish_mapped(self, content: TaskRequest, parent: dict[str, Any]) -> None:
         """Say that the inputs are mapped: who sent them lets go of its copy when it reads this."""
-        self._publish_execute_input(content["code"], parent, content["count"])
+        if content["inputs"]["segments"]:
+            self._publish_execute_input(content["code"], parent, content["count"])
 
     def connect(self) -> None:
         """Let the engine make this process a client of its cluster, once.
@@ -252,7 +288,7 @@ class DriverKernel(IPythonKernel):
         except FlyteJupyterError as problem:
             return self._failure(problem, "inputs")
         try:
-            self.publish_mapped(content, parent)
+            self.begin(content, parent)
             self.connect()
             self._follow(content["cwd"])
             job = Job(self, content, pickle.loads(buffers[0]), inputs, parent)
@@ -304,6 +340,7 @@ class DriverApp(IPKernelApp):
     """ipykernel's application, less what belongs to a person's own kernel."""
 
     kernel_class = DriverKernel
+    task_port = 0
     outstream_class = "flyte_jupyter.driver.output.streams.DriverStream"
 
     def init_iopub(self, context: Any) -> None:
@@ -316,6 +353,18 @@ class DriverApp(IPKernelApp):
         self.iopub_thread = DriverIOPub(socket, self.session, f"{self.ip}-children")
         self.iopub_thread.start()
         self.iopub_socket = self.iopub_thread.background_socket
+
+    def init_kernel(self) -> None:
+        """Make the kernel, and the channel by which it gets tasks."""
+        super().init_kernel()
+        self.kernel.task_socket = socket = self.context.socket(zmq.ROUTER)
+        socket.linger = 1000
+        self._bind_socket(socket, self.task_port)
+
+    def close(self) -> None:
+        """Close all channels."""
+        self.kernel.task_socket.close()
+        super().close()
 
     def init_extensions(self) -> None:
         """Load nothing: extensions of the user's profile belong to the notebook."""

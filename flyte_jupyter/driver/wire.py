@@ -1,9 +1,10 @@
 """What crosses between the notebook kernel and a driver, in one place.
 
 The wire is Jupyter's messaging protocol. This project adds one request to it, `task_request`, whose
-buffers are the environment, then the inputs' frames: on the shell channel, or on the control
-channel for a task beside the one on the main thread. One comm, `TARGET`, tells the driver what the
-notebook no longer needs. `CALL`, `RETURN` and `RECEIVED` are for tasks that call tasks.
+buffers are the environment, then the inputs' frames: on a channel of its own, which the driver's
+main thread reads, or on the control channel for a task beside the one that runs there. One comm,
+`TARGET`, tells the driver what the notebook no longer needs. `CALL`, `RETURN` and `RECEIVED` are
+for tasks that call tasks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal, TypedDict
 REQUEST = "task_request"
 REPLY = "task_reply"
 INTERRUPT = "task_interrupt"
-"""On the control channel: interrupt the task of a run, one in a thread."""
+"""On the control channel: interrupt the task of a run, which may not have begun yet."""
 CALL = "task_call"
 """On the output channel: a `NestedCall`, by which a task has the notebook run another."""
 RECEIVED = "task_received"
@@ -64,6 +65,8 @@ class TaskReply(TypedDict, total=False):
 
     status: Literal["ok", "error"]
     seconds: float
+    quiet: bool
+    """Whether nothing was published meanwhile; else the driver says that it is idle after that."""
     outputs: Any
     refs: dict[str, RefInfo]
     ename: str
@@ -106,7 +109,7 @@ def connection(folder: Path, generation: int, key: str) -> dict[str, Any]:
     key
         The key that signs its messages.
     """
-    channels = ("shell", "iopub", "stdin", "control", "hb")
+    channels = ("shell", "iopub", "stdin", "control", "hb", "task")
     ports = {f"{channel}_port": number for number, channel in enumerate(channels, 1)}
     return {
         "transport": "ipc",

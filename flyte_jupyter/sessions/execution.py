@@ -122,7 +122,7 @@ class Execution:
         self._timed_out = 0.0
         self._limits: list[_Limit] = []
         self._nesting: Nesting | None = None
-        self._mapped = self._interrupt_waits = self._beside = False
+        self._beside = False
         self._killer: asyncio.TimerHandle | None = None
 
     @property
@@ -267,8 +267,8 @@ class Execution:
         self._client = client = await self.cluster.client()
         if self._interrupted:
             raise asyncio.CancelledError
-        self._mapped = self._interrupt_waits = False
         self.run.begin()
+        self.run.record.keep_log(self.cluster.folder)
         limit = self._limit(self.run.task.timeout)
         self._nesting = nesting = Nesting(self, client, self._owner.nested)
         try:
@@ -278,7 +278,7 @@ class Execution:
                 self.sink,
                 hearing=Hearing(
                     answer=self._answer if self._ask else None,
-                    on_mapped=lambda: self._on_mapped(parcel),
+                    on_mapped=parcel.confirm,
                     on_call=nesting.hear,
                 ),
                 beside=self._beside,
@@ -293,13 +293,6 @@ class Execution:
             limit.cancel()
             await nesting.close()
             self.run.record.keep_log(self.cluster.folder)
-
-    def _on_mapped(self, parcel: Parcel) -> None:
-        parcel.confirm()
-        self.run.record.keep_log(self.cluster.folder)
-        self._mapped = True
-        if self._interrupt_waits:
-            self._interrupt_driver()
 
     def _request(self, parcel: Parcel) -> TaskRequest:
         task = self.run.task
@@ -371,19 +364,12 @@ class Execution:
             self._send_interrupt()
 
     def _send_interrupt(self) -> None:
-        if self._mapped:
-            self._interrupt_driver()
-        else:
-            # A driver that has not begun with the task would take it for nobody's.
-            self._interrupt_waits = True
+        if self._client:
+            self._client.interrupt(self.run.id)
         if self._nesting:  # after it, for what its calls then raise is to be known for what it is
             self._nesting.stop()
         loop = asyncio.get_running_loop()
         self._killer = loop.call_later(self._owner.config.interrupt_grace, self._replace_driver)
-
-    def _interrupt_driver(self) -> None:
-        if self._client:
-            self._client.interrupt(self.run.id if self._beside else "")
 
     def _replace_driver(self) -> None:
         if self._client is not None and not self.cluster.has(self._client):

@@ -81,6 +81,11 @@ class RunLog:
                 self._path.unlink()
 
     @property
+    def there(self) -> bool:
+        """Whether it takes a descriptor or may come to; most runs print nothing."""
+        return self._fd >= 0 or self._seen or not self.ended
+
+    @property
     def size(self) -> int:
         """Bytes that it takes."""
         if self._fd >= 0:

@@ -193,7 +193,7 @@ class Runner:
     def _list(self, run: Run) -> None:
         self.runs.append(run.record)
         # A copy: calls of tasks are added on the loop's thread, cells on the notebook's.
-        keep_within_bounds(record.printed for record in reversed(list(self.runs)))
+        keep_within_bounds(r.printed for r in reversed(list(self.runs)) if r.printed.there)
 
     async def recall(
         self, parent: Execution, environment: Environment, task: CellTask

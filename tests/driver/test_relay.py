@@ -83,5 +83,5 @@ def test_a_connection_is_sockets_in_the_clusters_folder():
     assert connection["transport"] == "ipc"
     assert connection["ip"] == "/run/x/d3"
     ports = [value for name, value in connection.items() if name.endswith("_port")]
-    assert sorted(ports) == [1, 2, 3, 4, 5]
+    assert sorted(ports) == [1, 2, 3, 4, 5, 6]
     assert connection["signature_scheme"] == "hmac-sha256"

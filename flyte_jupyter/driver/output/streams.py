@@ -140,7 +140,14 @@ class DriverIOPub(IOPubThread):
 
     def __init__(self, socket: Any, session: Any, path: str) -> None:
         self._pipe_path = path
+        self.published = 0
+        """How many messages it was given; whether it is the same is what counts."""
         super().__init__(socket, pipe=True, session=session)
+
+    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
+        """Send a message, from any thread."""
+        self.published += 1
+        super().send_multipart(*args, **kwargs)
 
     def _setup_pipe_in(self) -> None:
         self._pipe_uuid = os.urandom(16)

@@ -94,9 +94,6 @@ class DriverClient:
         }
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._welcome.wait(), _WELCOME)
-        self._send_shell(
-            "comm_open", {"comm_id": wire.TARGET, "target_name": wire.TARGET, "data": {}}
-        )
 
     def _channel(self, socket: Any, receive: Callable[[dict[str, Any]], None]) -> Channel:
         return Channel(socket, self._client.session, lambda message, _: receive(message))
@@ -104,6 +101,7 @@ class DriverClient:
     def _task_socket(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._client.context.socket(zmq.DEALER)
         socket.linger = 1000
+        socket.identity = self._client.session.bsession  # that of stdin, by which a task asks
         socket.connect(self._task_address)
         return socket
 
@@ -162,31 +160,30 @@ class DriverClient:
 
     def interrupt(self, run: str) -> None:
         """Raise KeyboardInterrupt in a run, wherever in the driver it runs, or once it begins."""
-        self._send_control(wire.INTERRUPT, {"run": run})
+        self._send("control", wire.INTERRUPT, {"run": run})
 
     def received(self, run: str) -> None:
         """Tell the driver that what a run returned has been mapped; heard while it is busy, too."""
-        self._send_control(wire.RECEIVED, {"run": run})
+        self._send("control", wire.RECEIVED, {"run": run})
 
     def answer_call(self, call: str, reply: wire.TaskReply, buffers: Sequence[Any]) -> None:
         """Give a task what another one returned that it called."""
-        self._send_control(wire.RETURN, {"call": call, "reply": reply}, buffers)
+        self._send("control", wire.RETURN, {"call": call, "reply": reply}, buffers)
 
-    def _send_control(
-        self, kind: str, content: dict[str, Any], buffers: Sequence[Any] = ()
+    def _send(
+        self, channel: str, kind: str, content: dict[str, Any], buffers: Sequence[Any] = ()
     ) -> None:
         """Send what has no reply, unless the connection has been closed."""
         if self._closed:
             return
         message = self._client.session.msg(kind, content)
         message["buffers"] = list(buffers)
-        self._channels["control"].send(message)
+        self._channels[channel].send(message)
 
-    def tidy(self, data: wire.Housekeeping) -> None:
-        """Tell the driver what it can let go of; from any thread."""
-        content = {"comm_id": wire.TARGET, "data": data}
+    def drop(self, ref: str) -> None:
+        """Tell the driver that a value is not needed any more; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has been closed
-            self._loop.call_soon_threadsafe(self._send_shell, "comm_msg", content)
+            self._loop.call_soon_threadsafe(self._send, "task", wire.DROP, {"refs": [ref]})
 
     def lose(self, error: Exception) -> None:
         """Fail what is under way: the driver is gone."""

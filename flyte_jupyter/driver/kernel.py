@@ -1,8 +1,8 @@
 """The driver: a Jupyter kernel beside the cluster, in which task code runs.
 
 A subclass of ipykernel's kernel, so that streams, rich display, comms, `input()`, interrupts and
-tracebacks are Jupyter's own. It adds one request, which carries a task and its buffers, and one
-comm, by which the notebook says what it no longer needs.
+tracebacks are Jupyter's own. It adds one channel, by which come requests that carry a task and its
+buffers, and word of what the notebook no longer needs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ class DriverKernel(IPythonKernel):
         self.kept = KeptBuffers()
         self.sent: dict[str, Parcel | forwarding.Forwarded] = {}
         self.collector = Collector()
-        self.comm_manager.register_target(wire.TARGET, self._open_housekeeping)
         self.task_socket: zmq.Socket[bytes] | None = None
         self.requests: Requests | None = None
         self.interrupts = Interrupts(self)
@@ -306,18 +305,15 @@ class DriverKernel(IPythonKernel):
 
     # -- housekeeping -----------------------------------------------------------------------
 
-    def _open_housekeeping(self, comm: Any, message: Any) -> None:
-        del message
-        comm.on_msg(lambda msg: self._tidy(msg["content"]["data"]))
-
     def _let_go(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Let go of what a run returned, for it has been mapped; on the control thread."""
         del stream, ident
         if parcel := self.sent.pop(parent["content"]["run"], None):
             parcel.close()
 
-    def _tidy(self, data: wire.Housekeeping) -> None:
-        for name in data.get("drop", ()):
+    def drop(self, refs: list[str]) -> None:
+        """Let go of values that the notebook does not need any more."""
+        for name in refs:
             self.refs.drop(name)
 
 

@@ -49,6 +49,9 @@ class Requests:
         kernel: Any = self._kernel
         # ipykernel's own, by which what comes by the shell channel knows whether a cell runs.
         async with kernel._main_asyncio_lock:
+            if request["msg_type"] == wire.DROP:
+                kernel.drop(request["content"]["refs"])
+                return
             kernel.set_parent(sender, request, channel="shell")
             kernel.pre_handler_hook()
             try:

@@ -2,9 +2,9 @@
 
 The wire is Jupyter's messaging protocol. This project adds one request to it, `task_request`, whose
 buffers are the environment, then the inputs' frames: on a channel of its own, which the driver's
-main thread reads, or on the control channel for a task beside the one that runs there. One comm,
-`TARGET`, tells the driver what the notebook no longer needs. `CALL`, `RETURN` and `RECEIVED` are
-for tasks that call tasks.
+main thread reads, or on the control channel for a task beside the one that runs there. `DROP` tells
+the driver what the notebook no longer needs. `CALL`, `RETURN` and `RECEIVED` are for tasks that
+call tasks.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RECEIVED = "task_received"
 """On the control channel: what a run returned to another task has been mapped."""
 RETURN = "task_return"
 """On the control channel: what a nested call returned, as `reply`, with the reply's buffers."""
-TARGET = "flyte_jupyter"
-"""Comm target of `Housekeeping` messages, from the notebook to the driver."""
+DROP = "task_drop"
+"""On the tasks' channel: `refs` to which the notebook holds no handle any more."""
 
 
 class TaskRequest(TypedDict):
@@ -88,13 +88,6 @@ class NestedCall(TypedDict, total=False):
     cancel: str
     received: str
     """The driver has mapped what the call returned."""
-
-
-class Housekeeping(TypedDict, total=False):
-    """Data of a comm message to `TARGET`."""
-
-    drop: list[str]
-    """Refs to which the notebook holds no handle any more."""
 
 
 def connection(folder: Path, generation: int, key: str) -> dict[str, Any]:

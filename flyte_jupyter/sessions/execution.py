@@ -66,7 +66,7 @@ class _Home:
         return self._owner.fetch(self._cluster, ref)
 
     def drop(self, ref: str) -> None:
-        self._client.tidy({"drop": [ref]})
+        self._client.drop(ref)
 
 
 class _Limit:

@@ -44,7 +44,7 @@ from flyte_jupyter.errors import FlyteJupyterError, UsageError
 class DriverKernel(IPythonKernel):
     """Runs tasks of one environment: cells one after the other, called functions beside them."""
 
-    shell_class = shell.DriverShell
+    shell_class = shell.ZMQInteractiveShell
 
     def __init__(self, **kwargs: Any) -> None:
         with _lazy_modules_hidden():
@@ -402,6 +402,7 @@ def main(member: Any) -> None:
     for name, value in connection.items():
         setattr(app, name, value)
     app.config.HistoryManager.enabled = False
+    app.config.IPKernelApp.quiet = True  # that it is there tells libraries that they are in Jupyter
     app.initialize([])
     settings = member.args["settings"]
     app.kernel.attach(member, settings)
@@ -416,7 +417,10 @@ def main(member: Any) -> None:
 
 
 def _leave_politely() -> None:
-    """On SIGTERM run exit handlers, as a process that ends by itself would, and go."""
+    """On SIGTERM run exit handlers, as a process that ends by itself would, and go.
+
+    A forked child ends at once, as any does: what those handlers remove is the driver's.
+    """
 
     def leave(number: int, frame: Any) -> None:
         del number, frame
@@ -424,4 +428,23 @@ def _leave_politely() -> None:
             atexit._run_exitfuncs()
         os._exit(0)
 
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident()))
+
+    def in_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        restore()
+
     signal.signal(signal.SIGTERM, leave)
+    masks: dict[int, set[int]] = {}
+    # A signal that comes to a child before this has been done has to wait: Python would drop it.
+    os.register_at_fork(
+        before=lambda: masks.update({threading.get_ident(): _block(signal.SIGTERM)}),
+        after_in_parent=restore,
+        after_in_child=in_child,
+    )
+
+
+def _block(number: int) -> set[int]:
+    """Have this thread not take a signal; returns what it did not take before."""
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, [number]))

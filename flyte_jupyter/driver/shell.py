@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from ipykernel import zmqshell
 from ipykernel.displayhook import ZMQShellDisplayHook
-from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
 from flyte_jupyter.driver import interrupts, submodules
@@ -44,8 +44,11 @@ class DriverDisplayHook(ZMQShellDisplayHook):
         return bool(self.semicolon_at_end_of_expression(self.cell))
 
 
-class DriverShell(ZMQInteractiveShell):
-    """IPython's shell, which keeps a traceback for the reply instead of publishing it."""
+class DriverShell(zmqshell.ZMQInteractiveShell):
+    """IPython's shell, which keeps a traceback for the reply instead of publishing it.
+
+    That of the cell: what it runs by `%run`, `%%capture` or `run_cell` and goes on after is shown.
+    """
 
     displayhook_class = DriverDisplayHook
     remote_traceback: list[str] | None = None
@@ -53,6 +56,7 @@ class DriverShell(ZMQInteractiveShell):
     """Why the value of the last expression could not be shown."""
     preprocessing: Any = None
     """What failed before the present cell could run, as `sys.exc_info` has it."""
+    _depth = 0
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Keep the traceback of what ends a cell; show that of a value that cannot be shown.
@@ -61,6 +65,9 @@ class DriverShell(ZMQInteractiveShell):
         """
         before, self.remote_traceback = self.remote_traceback, None
         super().showtraceback(exc_tuple, *args, **kwargs)
+        if self._depth > 1:
+            self.remote_traceback = before
+            return
         if exc_tuple is None or exc_tuple is self.preprocessing:
             return
         if getattr(self.displayhook, "msg", None) is None:
@@ -75,8 +82,36 @@ class DriverShell(ZMQInteractiveShell):
         del etype, evalue
         sys.stdout.flush()
         sys.stderr.flush()
-        self.remote_traceback = list(stb)
         self._last_traceback = stb
+        if self._depth > 1:
+            _, stderr = self.kernel.streams  # whatever captures what the cell prints
+            stderr.write("\n".join([*stb, ""]))
+        else:
+            self.remote_traceback = list(stb)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Count how deep in each other cells and files run."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+    async def run_cell_async(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a cell."""
+        with self._inside():
+            return await super().run_cell_async(*args, **kwargs)
+
+    def safe_execfile(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a file."""
+        with self._inside():
+            return super().safe_execfile(*args, **kwargs)
+
+    def safe_run_module(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a module."""
+        with self._inside():
+            return super().safe_run_module(*args, **kwargs)
 
     @interruptible_code
     async def run_code(self, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +122,10 @@ class DriverShell(ZMQInteractiveShell):
 
     def show_usage_error(self, exc: BaseException) -> None:
         """Leave it to the notebook, which shows what it raises."""
-        self.remote_traceback = [f"UsageError: {exc}"]
+        if self._depth > 1:
+            super().show_usage_error(exc)
+        else:
+            self.remote_traceback = [f"UsageError: {exc}"]
 
     @default("cache_size")
     def _keep_no_results(self) -> int:
@@ -95,6 +133,16 @@ class DriverShell(ZMQInteractiveShell):
 
     def init_virtualenv(self) -> None:
         """Do nothing: the driver runs the notebook's own Python and path."""
+
+
+class ZMQInteractiveShell(DriverShell):
+    """The driver's shell, by the name that libraries look for to see whether they are in Jupyter.
+
+    rich, for one: without it, its progress bars stand still until they are full.
+    """
+
+
+ZMQInteractiveShell.__module__ = zmqshell.__name__
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 from tests.e2e.conftest import PLAIN
 from tests.notebook import notebook, task
+from tests.notebook import plain as plain_text
 
 
 def test_a_function_sees_what_the_cell_binds(plain):
@@ -135,3 +138,34 @@ def test_a_local_module_and_its_functions_are_of_one_piece(tmp_path):
             book.task("pieces.debug = True\ntold(), pieces.told()").result == "('debug', 'debug')"
         )
         assert book.value("pieces.count, pieces.debug") == (0, False)
+
+
+def test_what_a_cell_runs_and_goes_on_after_shows_its_error(plain, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("raise LookupError('in a file')")
+    cell = plain.task(f"%run {script}\nprint('after')")
+    assert "LookupError: in a file" in plain_text(cell.stderr)
+    assert cell.stdout == "after\n"
+    cell = plain.task("%%capture shown\nprint('captured')\n1 / 0")
+    assert "ZeroDivisionError" in cell.stderr
+    cell = plain.task("get_ipython().run_cell('1 +')\nprint('after')")
+    assert "SyntaxError" in cell.stderr
+    assert cell.stdout == "after\n"
+
+
+def test_forked_children_that_are_ended_take_nothing_of_the_task_along(plain):
+    body = """
+        import multiprocessing, os, tempfile, time
+        folder = tempfile.TemporaryDirectory()
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        child.start()
+        child.terminate()
+        child.join()
+        print(os.path.isdir(folder.name), child.exitcode)"""
+    assert plain.task(textwrap.dedent(body)).stdout == "True -15\n"
+
+
+def test_libraries_see_that_they_are_in_jupyter(plain):
+    assert plain.task("import rich.console\nrich.console.Console().is_jupyter").result == "True"
+    body = "shell = get_ipython()\n'zmq' in str(type(shell)) and 'IPKernelApp' in shell.config"
+    assert plain.task(body).result == "True"

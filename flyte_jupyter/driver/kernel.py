@@ -32,8 +32,9 @@ from flyte_jupyter.driver.output.descriptors import PresentLog, crash_path
 from flyte_jupyter.driver.output.streams import DriverIOPub, DriverStream
 from flyte_jupyter.driver.output.transcript import Transcript
 from flyte_jupyter.driver.refs import RefStore
-from flyte_jupyter.driver.replies import check_bound
+from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.requests import Interrupts, Requests
+from flyte_jupyter.driver.returning import Returned, give_back, salvage
 from flyte_jupyter.driver.values import forwarding, transfer
 from flyte_jupyter.driver.values.by_value import sharing_globals
 from flyte_jupyter.driver.values.transfer import KeptBuffers, Parcel
@@ -225,9 +226,12 @@ class DriverKernel(IPythonKernel):
 
             work = Work(content, pickle.loads(buffers[0]), inputs, self.folder / "data")
             ending = await perform_on_main(self.shell, work, namespace)
-            if ending.error is not None:
+            if ending.error is None:
+                return self._answer(content, give_back(content, namespace, self.refs, self.folder))
+            if content["call"]:
                 return self._failure(ending.error, "cell", ending.traceback)
-            return self._collect(content, namespace)
+            saved = salvage(content, namespace, inputs, self.refs, self.folder)
+            return self._answer(content, saved, ending)
 
     def learn(self, cells: dict[str, tuple[int, str]]) -> None:
         """Take the text of the notebook's cells, for tracebacks."""
@@ -262,21 +266,21 @@ class DriverKernel(IPythonKernel):
                 os.chdir(cwd)
         local_imports.forget_changed()
 
-    def _collect(
-        self, content: TaskRequest, namespace: dict[str, Any]
+    def _answer(
+        self, content: TaskRequest, returned: Returned, ending: Ending | None = None
     ) -> tuple[TaskReply, list[Any]]:
-        try:
-            check_bound([*content["returns"], *content["keeps"]], namespace)
-            parcel = transfer.pack(
-                {name: namespace[name] for name in content["returns"]}, folder=self.folder
-            )
-        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
-            return self._failure(error, "outputs")
-        kept = {name: self.refs.keep(namespace[name]) for name in content["keeps"]}
+        """Return the reply of a run whose code has ended, well unless `ending` says otherwise."""
+        reply: TaskReply = {"status": "ok"}
+        frames: list[Any] = []
+        if ending is not None and ending.error is not None:
+            reply, frames = self._failure(ending.error, "cell", ending.traceback)
+        elif returned.problem is not None:
+            reply, frames = self._failure(returned.problem, "outputs")
+        parcel = returned.parcel
         if parcel.header["segments"]:  # else the reply holds it all, and no word of it will come
             self.sent[content["run"]] = parcel
-        reply: TaskReply = {"status": "ok", "outputs": parcel.header, "refs": kept}
-        return reply, parcel.frames
+        reply |= {"outputs": parcel.header, "refs": returned.refs, "before": len(frames)}
+        return reply, [*frames, *parcel.frames]
 
     async def _perform_elsewhere(
         self, content: TaskRequest, buffers: list[Any], parent: dict[str, Any]

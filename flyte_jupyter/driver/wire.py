@@ -61,13 +61,16 @@ class RefInfo(TypedDict):
 
 
 class TaskReply(TypedDict, total=False):
-    """Content of a `task_reply`; its buffers are the frames of `outputs` or of `exception`."""
+    """Content of a `task_reply`; its buffers are the frames of `exception`, then of `outputs`."""
 
     status: Literal["ok", "error"]
     seconds: float
     quiet: bool
     """Whether nothing was published meanwhile; else the driver says that it is idle after that."""
     outputs: Any
+    """`ParcelHeader` of what goes back by value; a cell that failed may have bound some of it."""
+    before: int
+    """How many buffers come before those of `outputs`."""
     refs: dict[str, RefInfo]
     ename: str
     evalue: str

@@ -262,17 +262,20 @@ class TaskMagic:
         environment
             Whose cluster it may have to wait for; empty for none.
         """
-        if not environment:
-            self._session.wait(run)
-        elif not run.done:  # else it came from the cache, and nothing was started
-            cluster = self._session.clusters[environment]
-            progress = StartProgress(cluster, self._session.config.progress_after)
-            try:
-                self._session.wait(run, progress.tick)
-            finally:
-                progress.finish()
-        self._shell.push(run.outputs)
-        run.outputs = {}  # they are the notebook's now, to keep or to let go
+        try:
+            if not environment:
+                self._session.wait(run)
+            elif not run.done:  # else it came from the cache, and nothing was started
+                cluster = self._session.clusters[environment]
+                progress = StartProgress(cluster, self._session.config.progress_after)
+                try:
+                    self._session.wait(run, progress.tick)
+                finally:
+                    progress.finish()
+        finally:
+            # Also what a cell has bound before it failed, as any cell does.
+            self._shell.push(run.outputs)
+            run.outputs = {}  # they are the notebook's now, to keep or to let go
 
     def _asker(self) -> Callable[[str, bool], str] | None:
         kernel = getattr(self._shell, "kernel", None)

@@ -14,7 +14,8 @@ from flyte_jupyter.driver.client import DriverClient, Hearing
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.kept import KeptBufferError
-from flyte_jupyter.driver.values.transfer import Parcel
+from flyte_jupyter.driver.values.segments import SegmentError
+from flyte_jupyter.driver.values.transfer import Parcel, UnpackError
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import (
     ClusterError,
@@ -122,7 +123,7 @@ class Execution:
         self._timed_out = 0.0
         self._limits: list[_Limit] = []
         self._nesting: Nesting | None = None
-        self._beside = False
+        self._beside = self._hopeless = False
         self._killer: asyncio.TimerHandle | None = None
 
     @property
@@ -188,7 +189,8 @@ class Execution:
                     packed = await self._attempt_with_all(packed)
                 except Exception as error:
                     gone = isinstance(error, ClusterLost)
-                    if not left or gone or self._timed_out or self._interrupted or _final(error):
+                    over = gone or self._timed_out or self._interrupted or self._hopeless
+                    if not left or over or _final(error):
                         raise
                     more = "1 more attempt" if left == 1 else f"{left} more attempts"
                     self.sink.stream("stderr", f"{self.run.id} failed; {more}.\n")
@@ -323,18 +325,32 @@ class Execution:
 
     def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
         if reply["status"] == "error":
+            if reply.get("outputs"):
+                with contextlib.suppress(UnpackError, SegmentError):  # the error says more
+                    self._take_outputs(reply, buffers, client)
+                self._say_what_stayed(reply)
+            self._hopeless = reply["where"] == "outputs"
             raise self._error(reply, buffers)
+        self._take_outputs(reply, buffers, client)
+        if self._timed_out:  # the code has caught the interrupt, and returned what it had
+            raise self._timeout_error()
+
+    def _take_outputs(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
+        home = _Home(self.cluster, client, self._owner)
+        refs = {n: Ref(info, home, self.environment.name) for n, info in reply["refs"].items()}
+        self.run.outputs = dict(refs)
         try:
-            if self._timed_out:  # the code has caught the interrupt, and returned what it had
-                raise self._timeout_error()
-            outputs = dict(transfer.unpack(reply["outputs"], buffers, keep_classes=True))
+            own = buffers[reply.get("before", 0) :]
+            values = transfer.unpack(reply["outputs"], own, keep_classes=True)
         finally:
             if reply["outputs"]["segments"]:
                 client.received(self.run.id)
-        home = _Home(self.cluster, client, self._owner)
-        for name, info in reply["refs"].items():
-            outputs[name] = Ref(info, home, self.environment.name)
-        self.run.outputs = outputs
+        self.run.outputs = {**values, **refs}
+
+    def _say_what_stayed(self, reply: TaskReply) -> None:
+        asked = self.run.task.returns
+        if stayed := ", ".join(f"`{name}`" for name in reply["refs"] if name in asked):
+            self.sink.stream("stderr", f"{stayed}: kept in the driver, and here as a ref.\n")
 
     def _error(self, reply: TaskReply, buffers: list[Any]) -> BaseException:
         if self._timed_out:

@@ -1,0 +1,98 @@
+"""What a cell gives back: what was asked for, and, where it failed, what of that it has bound.
+
+A plain cell that fails leaves its names behind, and so does one of a task: hours of work are not
+lost to the last line of a cell, to an interrupt, or to one value that cannot be pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flyte_jupyter.driver.refs import RefStore, size_of
+from flyte_jupyter.driver.values import transfer
+from flyte_jupyter.driver.values.transfer import PackError, Parcel
+from flyte_jupyter.driver.wire import RefInfo, TaskRequest
+
+_AT_ONCE = 64 * 2**20
+"""Bytes of a value that a failed cell gives back at once; larger ones wait to be fetched."""
+_ABSENT = object()
+
+
+@dataclass
+class Returned:
+    """What goes back.
+
+    Parameters
+    ----------
+    parcel
+        By value.
+    refs
+        What stays, by name.
+    problem
+        Why something that was asked for by value does not go back so.
+    """
+
+    parcel: Parcel
+    refs: dict[str, RefInfo] = field(default_factory=dict)
+    problem: Exception | None = None
+
+
+def give_back(
+    request: TaskRequest, namespace: Mapping[str, Any], store: RefStore, folder: Path
+) -> Returned:
+    """Return what a cell that ended well was asked for; also if it has not bound it all."""
+    asked = [*request["returns"], *request["keeps"]]
+    values = {name: namespace[name] for name in request["returns"] if name in namespace}
+    made = _pack(values, folder)
+    if unbound := [name for name in asked if name not in namespace]:
+        listed = ", ".join(f"`{name}`" for name in unbound)
+        made.problem = NameError(f"the cell ended without binding {listed}")
+    if not request["call"]:  # of whose one value nobody could take hold
+        kept = [n for n in asked if n in namespace and n not in made.parcel.sizes]
+        made.refs = {name: store.keep(namespace[name]) for name in kept}
+    return made
+
+
+def salvage(
+    request: TaskRequest,
+    namespace: Mapping[str, Any],
+    before: Mapping[str, Any],
+    store: RefStore,
+    folder: Path,
+) -> Returned:
+    """Return what a cell that failed has bound of what it was asked for.
+
+    Parameters
+    ----------
+    request, namespace, store, folder
+        As for `give_back`.
+    before
+        What was bound before it ran: of that nothing goes back.
+    """
+    asked = [*request["returns"], *request["keeps"]]
+    bound = {
+        name: namespace[name]
+        for name in asked
+        if namespace.get(name, _ABSENT) is not before.get(name, _ABSENT)
+    }
+    # Whoever has interrupted it does not wait for long.
+    small = {n: bound[n] for n in request["returns"] if n in bound and size_of(bound[n]) < _AT_ONCE}
+    made = _pack(small, folder)
+    kept = [name for name in bound if name not in made.parcel.sizes]
+    made.refs = {name: store.keep(bound[name]) for name in kept}
+    return made
+
+
+def _pack(values: dict[str, Any], folder: Path) -> Returned:
+    """Pack all values that can be packed."""
+    problem: Exception | None = None
+    while True:
+        try:
+            return Returned(transfer.pack(values, folder=folder), problem=problem)
+        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
+            problem = problem or error
+            culprit = error.variable if isinstance(error, PackError) else ""
+            values = {n: v for n, v in values.items() if culprit and n != culprit}

@@ -13,6 +13,7 @@ class Hints:
 
     def __init__(self) -> None:
         self._stayed: dict[str, str] = {}
+        self._coming: dict[str, str] = {}
 
     def note(self, binds: Iterable[str], returned: Iterable[str], environment: str) -> None:
         """Note a task cell that has run.
@@ -29,13 +30,23 @@ class Hints:
         self._stayed.update(dict.fromkeys(binds, environment))
         self.forget(returned)
 
+    def note_coming(self, names: Iterable[str], run: str) -> None:
+        """Note names that a run in the background returns, which nothing binds in the notebook."""
+        self.forget(names)
+        self._coming.update(dict.fromkeys(names, run))
+
     def forget(self, names: Iterable[str]) -> None:
         """Forget names that the notebook has bound itself."""
         for name in names:
             self._stayed.pop(name, None)
+            self._coming.pop(name, None)
 
     def hint(self, name: str) -> str | None:
         """Say where a name is that the notebook does not have, if a task cell bound it."""
+        if run := self._coming.get(name):
+            return (
+                f"`{name}` is a value of {run}, which ran in the background: its result() has it."
+            )
         environment = self._stayed.get(name)
         if environment is None:
             return None

@@ -70,13 +70,15 @@ class FlyteMagics(Magics):
         except HelpShown:
             return None
 
-    def note(self, binds: Any, returned: Any, environment: str) -> None:
-        """Remember what a task cell bound and kept to itself."""
+    def note(self, binds: Any, returned: Any, environment: str, run: str = "") -> None:
+        """Remember what a task cell bound and kept to itself, or what its run will return."""
         if self._hints is None:
             from flyte_jupyter.cells.hints import Hints
 
             self._hints = Hints()
         self._hints.note(binds, returned, environment)
+        if run:
+            self._hints.note_coming(returned, run)
 
     def after_cell(self, result: Any) -> None:
         """Hint where a name is that a plain cell missed; called by IPython after each cell."""
@@ -85,8 +87,8 @@ class FlyteMagics(Magics):
         if self._hints is None:
             return
         self._hints.forget(self.shell.user_ns)
-        error = getattr(result, "error_in_exec", None)
-        if isinstance(error, NameError) and error.name and (hint := self._hints.hint(error.name)):
+        missed = _missed(getattr(result, "error_in_exec", None))
+        if missed and (hint := self._hints.hint(missed)):
             _report(hint)
 
     def complete(self, shell: Any, event: Any) -> list[str]:
@@ -104,6 +106,14 @@ class FlyteMagics(Magics):
             self._session.close()
             set_session(None)
             self._session = None
+
+
+def _missed(error: BaseException | None) -> str:
+    """Return the name that is not defined; that of a task's error has only its message."""
+    if not isinstance(error, NameError):
+        return ""
+    found = re.match("name '(.+?)' is not defined", str(error))
+    return error.name or (found.group(1) if found else "")
 
 
 def _report(line: str) -> None:

@@ -111,10 +111,11 @@ class TaskMagic:
     session
         What runs the cell.
     note
-        Told the names a cell bound, those it returned, and the environment's name.
+        Told the names a cell binds, those it returns, and the environment's name; for one in the
+        background the run's, too.
     """
 
-    def __init__(self, shell: Any, session: Session, note: Callable[[Any, Any, str], None]) -> None:
+    def __init__(self, shell: Any, session: Session, note: Callable[..., None]) -> None:
         self._shell, self._session, self._note = shell, session, note
 
     def run(self, line: str, body: str) -> Run | Table | None:
@@ -236,10 +237,13 @@ class TaskMagic:
         else:
             run = self._session.submit(environment, task, sink=sink, ask=ask)
         try:
-            self._note(request.found.binds, (*task.returns, *task.keeps), environment.name)
+            returned = (*task.returns, *task.keeps)
             if background:
+                self._note(request.found.binds, returned, environment.name, options.bg or run.id)
+                run.on_done(lambda: _tell_failure(run, sink))
                 return self._hand_over(run, options.bg)
             self._see_through(run, "" if options.on else environment.name)
+            self._note(request.found.binds, returned, environment.name)
         except KeyboardInterrupt:
             run.cancel()  # nobody waits for it any more
             raise
@@ -289,6 +293,14 @@ class TaskMagic:
             return answer
 
         return ask
+
+
+def _tell_failure(run: Run, sink: NotebookSink) -> None:
+    """Show the error of a run in the background, unless somebody waits for it and gets it."""
+    error = run.exception()
+    if run.state == "failed" and error is not None and not run.awaited:
+        lines = getattr(error, "remote_traceback", None) or [f"{type(error).__name__}: {error}"]
+        sink.stream("stderr", "\n".join([f"{run.id} failed:", *lines, ""]))
 
 
 def _ask_in_terminal(prompt: str, password: bool) -> str:

@@ -16,6 +16,7 @@ from flyte_jupyter.backends.local.backend import LocalBackend, new_key
 from flyte_jupyter.backends.local.packages import Overlays
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.engines.engine import ClusterSpec, Role
+from flyte_jupyter.errors import ClusterError
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment
 from flyte_jupyter.sessions.secret_store import SecretStore
@@ -129,6 +130,12 @@ class Provisioner:
         asked = _asked(environment)
         if cluster.spec and _without_replicas(cluster.spec) == _without_replicas(asked):
             return _rescale(cluster, environment, asked)
+        if cluster.used:
+            raise ClusterError(
+                f"{environment.name} is declared differently now",
+                seen="a run is under way on its cluster, which would have to start anew",
+                fix=f"Wait for the run or cancel it; %flyte down {environment.name} ends both.",
+            )
         asked = self._prepared(environment)
         return self._renew(cluster, environment, asked, self._secrets(environment))
 

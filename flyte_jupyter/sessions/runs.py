@@ -191,6 +191,8 @@ class Run:
         # Who stops awaiting a run must not end it: a future that runs cannot be cancelled.
         self._future.set_running_or_notify_cancel()
         self._on_done: list[Callable[[], None]] = []
+        self.awaited = False
+        """Whether somebody has begun to wait for it, who will get what it raises."""
 
     @property
     def id(self) -> str:
@@ -247,6 +249,7 @@ class Run:
         Exception
             Whatever the run raised.
         """
+        self.awaited = True
         foreground = threading.current_thread() is threading.main_thread()
         if self._attached and timeout is None and foreground and not self.done:
             return self._controls.wait(self)
@@ -262,6 +265,7 @@ class Run:
         return self._awaited().__await__()
 
     async def _awaited(self) -> Any:
+        self.awaited = True
         future = asyncio.wrap_future(self._future)
         try:
             # An interrupt of an await is heard by ipykernel only at its loop's next turn.

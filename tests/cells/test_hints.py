@@ -37,3 +37,12 @@ def test_a_name_is_forgotten_once_the_notebook_has_it(hints):
 def test_a_name_returned_by_a_later_cell_is_forgotten(hints):
     hints.note({"model"}, {"model"}, "dask_env")
     assert hints.hint("model") is None
+
+
+def test_what_a_run_in_the_background_returns_is_in_the_run(hints):
+    hints.note_coming(["model"], "job")
+    assert hints.hint("model") == (
+        "`model` is a value of job, a run in the background: its result() has it."
+    )
+    hints.forget(["model"])
+    assert hints.hint("model") is None

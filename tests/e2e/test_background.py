@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.conftest import PLAIN
+from tests.notebook import plain as as_text
 from tests.notebook import task
 
 WAIT = """
@@ -146,3 +148,36 @@ def test_what_a_thread_prints_late_goes_to_the_cell_that_started_it(plain, tmp_p
     second = plain.run(task(f"import time\nopen({str(go)!r}, 'w').close()\ntime.sleep(0.5)"))
     plain.until(lambda: first.stdout == "from the thread\n")
     assert second.stdout == ""
+
+
+def test_a_failure_that_nobody_waits_for_is_shown_in_the_cell_that_started_it(plain):
+    cell = plain.task("zero = 0\n1 / zero", "--bg")
+    plain.until(lambda: "ZeroDivisionError" in cell.stderr, what="the error")
+    assert "1 / zero" in as_text(cell.stderr)
+    cell = plain.task("import time\ntime.sleep(0.2)\n1 / 0", "--bg job")
+    assert plain.fail("job.result()").name == "ZeroDivisionError"
+    plain.run("import time\ntime.sleep(0.2)")
+    assert cell.stderr == ""
+
+
+def test_a_missed_name_of_a_run_in_the_background_is_in_the_run(plain):
+    plain.task("expected = 1", "-o expected --bg job")
+    cell = plain.wait(plain.submit("expected"))
+    assert "`expected` is a value of job" in cell.stderr
+
+
+def test_a_task_cell_that_misses_a_name_of_another_gets_the_hint(plain):
+    plain.task("unreturned = 1")
+    cell = plain.wait(plain.submit(task("unreturned")))
+    assert "return it with `-o unreturned`" in cell.stderr
+
+
+def test_an_environment_declared_anew_does_not_end_its_run(plain, gate):
+    plain.task("print('on')\npass_gate(gate)\nx = 1", "-o x --bg job")
+    plain.run("env = flyte.TaskEnvironment(name='plain', env_vars={'A': '1'})")
+    plain.until(lambda: plain.value("job.state") == "running")
+    error = plain.fail(task("1"))
+    assert "a run is under way on its cluster" in error.value
+    plain.run(PLAIN)
+    gate.touch()
+    assert plain.value("job.result()") == 1

@@ -35,6 +35,7 @@ from flyte_jupyter.driver.refs import RefStore
 from flyte_jupyter.driver.replies import Ending
 from flyte_jupyter.driver.requests import Interrupts, Requests
 from flyte_jupyter.driver.returning import Returned, give_back, salvage
+from flyte_jupyter.driver.surroundings import Surroundings
 from flyte_jupyter.driver.values import forwarding, transfer
 from flyte_jupyter.driver.values.by_value import sharing_globals
 from flyte_jupyter.driver.values.transfer import KeptBuffers, Parcel
@@ -55,6 +56,7 @@ class DriverKernel(IPythonKernel):
         self.streams: tuple[Any, Any] = sys.stdout, sys.stderr
         self.provided: dict[str, Any] = {}
         self.refs = RefStore("")
+        self.surroundings = Surroundings(())
         self.kept = KeptBuffers()
         self.sent: dict[str, Parcel | forwarding.Forwarded] = {}
         self.collector = Collector()
@@ -82,6 +84,7 @@ class DriverKernel(IPythonKernel):
         """
         self.member = member
         self.folder = member.folder
+        self.surroundings = Surroundings(settings["path"])
         self.refs = RefStore(f"{member.folder.name[-6:]}.{member.generation}")
         self.refs.publish()
         DriverStream.transcript = Transcript(
@@ -216,7 +219,7 @@ class DriverKernel(IPythonKernel):
         self.begin(content, parent)
         self.connect()
         self.have_calls_answered()
-        self._follow(content["cwd"])
+        self._follow(content)
         inputs = {**self.provided, **inputs}
         with (
             shell.fresh_namespace(self.shell, {} if content["call"] else inputs, main) as namespace,
@@ -259,11 +262,10 @@ class DriverKernel(IPythonKernel):
             self.provided = named(connect)(self.member) or {}
             self.member.args["connect"] = ""
 
-    def _follow(self, cwd: str) -> None:
-        """Work where the notebook works, with local modules as they are now."""
-        with contextlib.suppress(OSError):
-            if os.getcwd() != cwd:  # noqa: PTH109 - one system call less
-                os.chdir(cwd)
+    def _follow(self, content: TaskRequest) -> None:
+        """Work as the notebook works, with local modules as they are now."""
+        self.surroundings.follow(content["around"])
+        cast(Any, self.shell).notebooks_extensions = content["around"].get("extensions", [])
         local_imports.forget_changed()
 
     def _answer(
@@ -279,6 +281,7 @@ class DriverKernel(IPythonKernel):
         parcel = returned.parcel
         if parcel.header["segments"]:  # else the reply holds it all, and no word of it will come
             self.sent[content["run"]] = parcel
+        reply["payload"] = shell.take_payload(self.shell)
         reply |= {"outputs": parcel.header, "refs": returned.refs, "before": len(frames)}
         return reply, [*frames, *parcel.frames]
 
@@ -293,7 +296,7 @@ class DriverKernel(IPythonKernel):
         try:
             self.begin(content, parent)
             self.connect()
-            self._follow(content["cwd"])
+            self._follow(content)
             job = Job(self, content, pickle.loads(buffers[0]), inputs, parent)
             outcome: Outcome = await named(self.member.args["run"])(job)
         finally:

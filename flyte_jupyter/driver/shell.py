@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import linecache
+import re
 import signal
 import sys
 import types
 from asyncio.events import _set_running_loop
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from ipykernel import zmqshell
 from ipykernel.displayhook import ZMQShellDisplayHook
@@ -26,6 +27,7 @@ from flyte_jupyter.driver.wakeup import Wakeup
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _interruptible: set[types.CodeType] = set()
+_MAGIC = re.compile(r"run_(line|cell)_magic\('([^']+)'")
 
 
 def interruptible_code(function: _F) -> _F:
@@ -56,6 +58,8 @@ class DriverShell(zmqshell.ZMQInteractiveShell):
     """Why the value of the last expression could not be shown."""
     preprocessing: Any = None
     """What failed before the present cell could run, as `sys.exc_info` has it."""
+    notebooks_extensions: ClassVar[list[str]] = []
+    """What the notebook has loaded; it is loaded here when one of its magics is missed."""
     _depth = 0
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -119,6 +123,16 @@ class DriverShell(zmqshell.ZMQInteractiveShell):
         if Interruptible.pending:
             raise KeyboardInterrupt
         return await super().run_code(*args, **kwargs)
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """Make a cell Python; extensions of the notebook are loaded when a magic is not there."""
+        code: str = super().transform_cell(raw_cell)
+        magics = self.magics_manager.magics
+        if any(name not in magics[kind] for kind, name in _MAGIC.findall(code)):
+            for extension in set(self.notebooks_extensions) - self.extension_manager.loaded:
+                with contextlib.suppress(Exception):  # then it is as if it were not there
+                    self.extension_manager.load_extension(extension)
+        return code
 
     def show_usage_error(self, exc: BaseException) -> None:
         """Leave it to the notebook, which shows what it raises."""
@@ -241,6 +255,13 @@ async def run_cell(shell: DriverShell, cell: Cell) -> BaseException | None:
         shell.last_execution_result = None  # it holds the value of the last expression
     failure: BaseException | None = result.error_before_exec or result.error_in_exec
     return failure or shell.unshown
+
+
+def take_payload(shell: DriverShell) -> list[dict[str, Any]]:
+    """Return what a cell has for its front end besides output, and forget it."""
+    payload: list[dict[str, Any]] = shell.payload_manager.read_payload()
+    shell.payload_manager.clear_payload()
+    return payload
 
 
 def code_of_cells(shell: DriverShell) -> Callable[[types.CodeType], bool]:

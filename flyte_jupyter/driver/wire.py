@@ -26,6 +26,18 @@ DROP = "task_drop"
 """On the tasks' channel: `refs` to which the notebook holds no handle any more."""
 
 
+class Around(TypedDict, total=False):
+    """What a task finds around it, as the notebook has it now."""
+
+    cwd: str
+    path: list[str]
+    """`sys.path`, if it is not as it was when the cluster began."""
+    environ: dict[str, tuple[str | None, str | None]]
+    """Variables that are otherwise than they were then: what they were, and are."""
+    extensions: list[str]
+    """IPython's extensions that are loaded."""
+
+
 class TaskRequest(TypedDict):
     """Content of a `task_request`. The first buffer is the pickled `Declaration`."""
 
@@ -44,7 +56,7 @@ class TaskRequest(TypedDict):
     returns: list[str]
     keeps: list[str]
     allow_stdin: bool
-    cwd: str
+    around: Around
     ranks: str
     """Which ranks' output to show, for engines that run a cell in several: ``all``, ``0,3``."""
     own: bool
@@ -69,6 +81,8 @@ class TaskReply(TypedDict, total=False):
     """Whether nothing was published meanwhile; else the driver says that it is idle after that."""
     outputs: Any
     """`ParcelHeader` of what goes back by value; a cell that failed may have bound some of it."""
+    payload: list[dict[str, Any]]
+    """What IPython's front ends get besides output: the help of ``name?``."""
     before: int
     """How many buffers come before those of `outputs`."""
     refs: dict[str, RefInfo]

@@ -280,6 +280,8 @@ class TaskMagic:
             # Also what a cell has bound before it failed, as any cell does.
             self._shell.push(run.outputs)
             run.outputs = {}  # they are the notebook's now, to keep or to let go
+            for each in run.payload:
+                self._shell.payload_manager.write_payload(each, single=False)
 
     def _asker(self) -> Callable[[str, bool], str] | None:
         kernel = getattr(self._shell, "kernel", None)

@@ -31,6 +31,7 @@ from flyte_jupyter.errors import ClusterError, ClusterLost, DriverLost
 from flyte_jupyter.sessions.environments import Environment
 from flyte_jupyter.sessions.last_words import last_words
 from flyte_jupyter.sessions.scaling import scalable_role
+from flyte_jupyter.sessions.surroundings import Surroundings
 
 _numbers = itertools.count(1)
 
@@ -70,6 +71,7 @@ class Cluster:
         self.turn = asyncio.Lock()
         self._places: tuple[int | None, Places] = (None, contextlib.nullcontext())
         self.known_cells: set[str] = set()
+        self.surroundings = Surroundings()
         self.on_dead: Callable[[Cluster], None] = lambda _: None
         self._backend = backend
         self._config = config
@@ -98,7 +100,9 @@ class Cluster:
             return
         self.spec, self.state, self.reason = spec, "starting", ""
         self.started, self.ready_after, self._generation = time.monotonic(), 0.0, -1
+        self.surroundings = Surroundings([*spec.env, *secrets])
         settings = {
+            "path": self.surroundings.path,
             "output_limit": self._config.output_limit,
             "output_rate": self._config.output_rate,
             "local_roots": [os.getcwd(), *(p for p in sys.path if p)],  # noqa: PTH109

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import linecache
-import os
 import queue
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -309,7 +308,7 @@ class Execution:
             "returns": list(task.returns),
             "keeps": list(task.keeps),
             "allow_stdin": self._ask is not None,
-            "cwd": os.getcwd(),  # noqa: PTH109 - as text
+            "around": self.cluster.surroundings.changes(),
             "ranks": task.ranks,
             "own": self.caller is not None and self.caller.cluster is self.cluster,
         }
@@ -346,6 +345,7 @@ class Execution:
             if reply["outputs"]["segments"]:
                 client.received(self.run.id)
         self.run.outputs = {**values, **refs}
+        self.run.payload = reply.get("payload", [])
 
     def _say_what_stayed(self, reply: TaskReply) -> None:
         asked = self.run.task.returns

@@ -186,6 +186,8 @@ class Run:
         self.record = RunRecord(task.name, environment, parent)
         self.task = task
         self.outputs: dict[str, Any] = {}
+        self.payload: list[dict[str, Any]] = []
+        """What the front end gets besides output, as IPython has it: the help of ``name?``."""
         self._controls = controls
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         # Who stops awaiting a run must not end it: a future that runs cannot be cancelled.

@@ -169,3 +169,33 @@ def test_libraries_see_that_they_are_in_jupyter(plain):
     assert plain.task("import rich.console\nrich.console.Console().is_jupyter").result == "True"
     body = "shell = get_ipython()\n'zmq' in str(type(shell)) and 'IPKernelApp' in shell.config"
     assert plain.task(body).result == "True"
+
+
+def test_a_task_follows_the_notebooks_search_path_and_environment(own, tmp_path):
+    own.task("1")
+    folder = tmp_path / "src"
+    folder.mkdir()
+    (folder / "beside.py").write_text("def greet(): return 'hello'")
+    assert own.fail(task("import beside")).name == "ModuleNotFoundError"
+    own.run(f"import sys, os\nsys.path.append({str(folder)!r})\nos.environ['LATE'] = '1'")
+    assert (
+        own.task("import beside, os\nbeside.greet(), os.environ['LATE']").result == "('hello', '1')"
+    )
+    own.run("sys.path.pop()\ndel os.environ['LATE']")
+    assert own.task("import os\nos.environ.get('LATE')").result == ""
+
+
+def test_magics_of_the_notebooks_extensions_are_there(own, tmp_path):
+    (tmp_path / "an_extension.py").write_text(
+        "def load_ipython_extension(shell):\n"
+        "    shell.register_magic_function(lambda line: line.upper(), 'line', 'shout')\n"
+    )
+    own.run("%load_ext an_extension")
+    assert own.task("x = %shout hello\nx").result == "'HELLO'"
+    assert own.task("%shout again").result == "'AGAIN'"
+
+
+def test_help_of_a_name_reaches_the_page(plain):
+    cell = plain.task("def helped():\n    'How to use it.'\nhelped?")
+    (page,) = [each for each in cell.reply["payload"] if each["source"] == "page"]
+    assert "How to use it." in page["data"]["text/plain"]

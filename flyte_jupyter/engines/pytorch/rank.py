@@ -23,6 +23,7 @@ import torch
 from flyte_jupyter.driver import local_imports, refs, replies, shell
 from flyte_jupyter.driver.flyte_sdk import data
 from flyte_jupyter.driver.shell import DriverShell
+from flyte_jupyter.driver.surroundings import Surroundings
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.by_value import sharing_globals
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
@@ -168,9 +169,8 @@ class _Rank:
 
     def _prepare(self, main: types.ModuleType) -> dict[str, object]:
         task = self._task
-        with contextlib.suppress(OSError):
-            os.chdir(task.request["cwd"])
         local_imports.install(task.roots)
+        Surroundings(task.roots).follow(task.request["around"])
         # Else workers of a data loader make folders for their sockets elsewhere, and a SIGKILL
         # leaves them there.
         process: Any = multiprocessing.current_process()

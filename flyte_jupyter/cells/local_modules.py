@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from operator import is_
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 
 Stamp = tuple[int, int]
 """When a file was last changed, in ns, and its size in bytes."""
+
+
+class _Seen(NamedTuple):
+    """How a module's file was when the module was last loaded, as far as that was seen.
+
+    Each load of a module, whoever asked for it, makes a spec of its own.
+    """
+
+    spec: object
+    stamp: Stamp
+
 
 _NEVER_LOCAL = frozenset({"__main__", "__mp_main__", __name__.partition(".")[0]})
 
@@ -39,7 +50,7 @@ class LocalModules:
         self._place: tuple[str, tuple[str, ...]] = ("", ())
         self._known: dict[str, ModuleType] = {}
         self._local: dict[str, str] = {}
-        self._stamps: dict[str, Stamp] = {}
+        self._seen: dict[str, _Seen] = {}
         self._registered: Counter[str] = Counter()
         # Every version of a function that somebody may still hold, for IPython to bring up to date.
         self._versions: dict[tuple[str, str], list[Any]] = {}
@@ -70,12 +81,15 @@ class LocalModules:
         return name in self.find()
 
     def observe(self) -> None:
-        """Note the state of the files of modules imported since the last call.
+        """Note the state of the files of modules loaded since the last call.
 
         To be called after every cell, so that a file that is edited between its import and the
         first task counts as changed.
         """
-        self._changed()
+        with self._lock:
+            for name, module in self.find().items():
+                if not self._is_seen(name, module):
+                    self._see(name, module, _stamp(self._local[name]))
 
     @contextmanager
     def travelling_by_value(self) -> Iterator[None]:
@@ -120,27 +134,34 @@ class LocalModules:
         report = report or _to_stderr
         reloaded = []
         with self._lock:
-            for name in self._changed():
+            for name, module, stamp in self._changed():
                 try:
-                    _reload(sys.modules[name], Path(self._local[name]), self._versions)
+                    _reload(module, Path(self._local[name]), self._versions)
                 except Exception as error:  # noqa: BLE001, RUF100 - whatever the user's module raises
                     report(f"{name} was not reloaded: {type(error).__name__}: {error}")
                 else:
                     reloaded.append(name)
+                self._see(name, module, stamp)
         return tuple(reloaded)
 
-    def _changed(self) -> list[str]:
-        """Return modules whose file is another than when last seen, and note how it is now."""
-        with self._lock:
-            modules = self.find()
-            changed = []
-            for name in modules:
-                path = self._local[name]
-                stamp = _stamp(path) if path else None
-                if stamp is not None and self._stamps.setdefault(name, stamp) != stamp:
-                    self._stamps[name] = stamp
-                    changed.append(name)
-            return changed
+    def _changed(self) -> list[tuple[str, ModuleType, Stamp]]:
+        """Return modules whose file is another than when they were loaded, and how it is now."""
+        changed = []
+        for name, module in self.find().items():
+            stamp = _stamp(self._local[name])
+            if not self._is_seen(name, module):
+                self._see(name, module, stamp)
+            elif stamp is not None and stamp != self._seen[name].stamp:
+                changed.append((name, module, stamp))
+        return changed
+
+    def _is_seen(self, name: str, module: ModuleType) -> bool:
+        seen = self._seen.get(name)
+        return seen is not None and seen.spec is getattr(module, "__spec__", None)
+
+    def _see(self, name: str, module: ModuleType, stamp: Stamp | None) -> None:
+        if stamp is not None:
+            self._seen[name] = _Seen(getattr(module, "__spec__", None), stamp)
 
     def _classify(self, name: str, module: object) -> None:
         self._local.pop(name, None)
@@ -199,9 +220,9 @@ def _package_paths(module: ModuleType) -> list[str]:
 
 def _stamp(path: str) -> Stamp | None:
     try:
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116 - before every task
     except OSError:
-        return None
+        return None  # also for a package without a file
     return status.st_mtime_ns, status.st_size
 
 

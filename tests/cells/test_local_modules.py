@@ -270,6 +270,34 @@ def test_an_edit_between_import_and_first_task_is_seen_after_observe(write, loca
     assert f() == 22
 
 
+def test_an_edit_that_plain_cells_follow_is_seen_at_the_next_task(write, local):
+    write("followed.py", "def f(): return 1\n")
+    from followed import f
+
+    local.observe()
+    write("followed.py", "def f(): return 22\n")
+    local.observe()
+    assert local.refresh() == ("followed",)
+    assert f() == 22
+
+
+@pytest.mark.parametrize("again", [importlib.reload, lambda m: _imported_anew(m.__name__)])
+def test_a_module_that_the_user_loads_again_is_not_reloaded_once_more(write, local, again):
+    write("by_hand.py", "x = 1\n")
+    import by_hand
+
+    local.observe()
+    write("by_hand.py", "x = 22\n")
+    again(by_hand)
+    local.observe()
+    assert local.refresh() == ()
+
+
+def _imported_anew(name):
+    del sys.modules[name]
+    return importlib.import_module(name)
+
+
 @pytest.mark.parametrize(
     "broken", ["def f(: pass\n", "def f(): return 2\nraise ValueError('no')\n"]
 )

@@ -133,7 +133,7 @@ class TaskMagic:
         self._check(request)
         # Before anything is captured or started: an unknown environment is the first thing to say.
         environment = self._environment(options)
-        self._reload_local_modules()
+        self._session.reload_local_modules()
         captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
         if options.capture:
             return self._tabulate(captured)
@@ -196,11 +196,6 @@ class TaskMagic:
                 raise UsageError(f"the cell never binds `{name}`", seen=f"it binds {bound}")
         if options.bg and not options.bg.isidentifier():
             raise UsageError("--bg takes a variable name", seen=repr(options.bg))
-
-    def _reload_local_modules(self) -> None:
-        if self._session.config.autoreload:
-            for name in self._session.local_modules.refresh(self._session.report):
-                self._session.report(f"{name} has changed and was reloaded.")
 
     def _tabulate(self, captured: capturing.Capture) -> Table:
         sizes = self._session.sizes(captured.values)

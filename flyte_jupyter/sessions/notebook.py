@@ -37,6 +37,7 @@ def call(
         owner = loaded.session if loaded else owner
         about["cells"] = dict(getattr(shell.compile, "_filename_map", {}))
         about["sink"] = NotebookSink(shell)
+    owner.reload_local_modules()
     return (owner.send_call if on else owner.run)(task, args, kwargs, **about)
 
 

@@ -508,6 +508,15 @@ class Session:
         """Modules of the user's that travel by value."""
         return self._runner.local_modules
 
+    def reload_local_modules(self) -> None:
+        """Reload local modules that were edited, if the settings have it so, and say which.
+
+        To be called before the values of a task are looked up.
+        """
+        if self.config.autoreload:
+            for name in self.local_modules.refresh(self.report):
+                self.report(f"{name} has changed and was reloaded.")
+
     def read_cells_with(self, transform: Callable[[str], str]) -> None:
         """Have cells turned into Python by `transform` where their code is compared."""
         self._runner.transform = transform

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.e2e.conftest import GRACEFUL
@@ -117,6 +119,28 @@ def test_helpers_are_fresh_after_each_edit(book):
     assert book.value("await flyte_jupyter.run(f)") == 1
     book.run("def helper(): return 2")
     assert book.value("await flyte_jupyter.run(f)") == 2
+
+
+@pytest.fixture
+def beside(book):
+    """Write a module beside the notebook."""
+    folder = Path(book.value("os.getcwd()"))
+
+    def write(name, text):
+        (folder / f"{name}.py").write_text(text)
+
+    return write
+
+
+def test_a_local_module_is_fresh_after_each_edit(book, beside):
+    beside("fj_helpers", "def clean(x):\n    return x + 1\n")
+    book.run("from fj_helpers import clean")
+    declared(book, "def f(x): return clean(x)")
+    assert book.value("await flyte_jupyter.run(f, 1)") == 2
+    beside("fj_helpers", "def clean(x):\n    return x + 100\n")
+    cell = book.run("await flyte_jupyter.run(f, 1)")
+    assert cell.result == "101"
+    assert "fj_helpers has changed and was reloaded." in cell.stderr
 
 
 def test_the_users_own_exception_is_raised_with_the_remote_traceback(book):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
+from flyte_jupyter.cells.declarations import declared_by, take_over
 from flyte_jupyter.cells.installed import editables, is_installed, lies_under, user_folders
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ class LocalModules:
     def refresh(self, report: Callable[[str], None] | None = None) -> tuple[str, ...]:
         """Reload local modules whose source changed since they were imported.
 
-        Functions and classes are updated in place, as `%autoreload` does it, so that names
-        imported with `from helpers import f` are new too.
+        Functions and classes are updated in place, as `%autoreload` does it, and tasks and
+        environments too, so that names imported with `from helpers import f` are new as well.
 
         Parameters
         ----------
@@ -238,7 +239,9 @@ def _reload(module: ModuleType, source: Path, versions: dict[tuple[str, str], li
     with suppress(OSError, NotImplementedError):
         Path(importlib.util.cache_from_source(str(source))).unlink()
     importlib.invalidate_caches()
+    before = declared_by(module)
     superreload(module, importlib.reload, versions)
+    take_over(before, module)
 
 
 def _to_stderr(line: str) -> None:

@@ -298,6 +298,54 @@ def _imported_anew(name):
     return importlib.import_module(name)
 
 
+DECLARED = """
+    import flyte
+    base = flyte.TaskEnvironment(name="fj_base")
+    env = flyte.TaskEnvironment(name="fj_env", depends_on=[base], env_vars={"V": "VERSION"})
+    @env.task
+    def train(x: int):
+        return x, "VERSION"
+    @base.task
+    def other():
+        return train
+"""
+
+
+def test_tasks_and_environments_of_an_edited_module_are_its_present_ones(write, local):
+    write("declaring.py", DECLARED.replace("VERSION", "old"))
+    import declaring
+    from declaring import env, train
+
+    @env.task
+    def of_the_notebook():
+        return 1
+
+    local.refresh()
+    write("declaring.py", DECLARED.replace("VERSION", "newer"))
+    assert local.refresh() == ("declaring",)
+    assert train.func(1) == (1, "newer")
+    assert env.env_vars == {"V": "newer"}
+    assert declaring.env is env
+    assert declaring.train is declaring.other.func() is train
+    assert env.depends_on[0] is declaring.base
+    assert declaring.other.parent_env() is declaring.base
+    assert train.parent_env() is of_the_notebook.parent_env() is env
+    assert env.tasks == {"fj_env.train": train, "fj_env.of_the_notebook": of_the_notebook}
+    assert env.tasks["fj_env.train"] is train
+
+
+def test_a_task_takes_over_what_a_plugin_makes_of_it(write, local):
+    text = "env = flyte.TaskEnvironment(name='fj_plugged'{})\n@env.task\ndef f(): return 1\n"
+    write("plugged.py", "import flyte\n" + text.format(""))
+    from plugged import f
+
+    local.refresh()
+    dask = "import flyte\nfrom flyteplugins.dask import Dask\n"
+    write("plugged.py", dask + text.format(", plugin_config=Dask()"))
+    assert local.refresh() == ("plugged",)
+    assert type(f).__name__ == "DaskTask"
+
+
 @pytest.mark.parametrize(
     "broken", ["def f(: pass\n", "def f(): return 2\nraise ValueError('no')\n"]
 )

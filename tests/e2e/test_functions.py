@@ -143,6 +143,18 @@ def test_a_local_module_is_fresh_after_each_edit(book, beside):
     assert "fj_helpers has changed and was reloaded." in cell.stderr
 
 
+def test_a_task_of_a_local_module_is_its_present_one(book, beside):
+    text = "import flyte\nenv = flyte.TaskEnvironment(name='beside')\n"
+    text += "@env.task\ndef train(x):\n    return x, {}\n"
+    beside("fj_tasks", text.format("1"))
+    book.run("import fj_tasks\nfrom fj_tasks import env as beside_env, train")
+    assert book.value("await flyte_jupyter.run(train, 1)") == (1, 1)
+    beside("fj_tasks", text.format("'second'"))
+    book.run("pass")
+    assert book.run("await flyte_jupyter.run(train, 1)").result == "(1, 'second')"
+    assert book.run("await flyte_jupyter.run(fj_tasks.train, 1)").result == "(1, 'second')"
+
+
 def test_the_users_own_exception_is_raised_with_the_remote_traceback(book):
     book.run("class Own(Exception): pass")
     declared(book, "def f(x):\n    if x:\n        raise Own('no', x)")

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import cloudpickle
 
 from flyte_jupyter.driver.values.reducers import reducers
+from flyte_jupyter.sessions.flyte_files import is_reference, path_of, stamp
 
 _TRACKER = re.compile(r"[0-9a-f]{32}")
 # Where a class or a module comes from, which is no part of what it is.
@@ -121,6 +122,8 @@ class _Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         """Reduce functions and classes as cloudpickle does, without where they were defined."""
+        if is_reference(value) and (content := _content_of(value)):
+            return _file, content
         reduced = super().reducer_override(value)
         if not isinstance(reduced, tuple) or len(reduced) < 3:
             return reduced
@@ -151,6 +154,22 @@ def imported_by(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from imported_by(constant)
+
+
+def _content_of(reference: Any) -> tuple[object, ...]:
+    """Return what counts of a file; nothing if there is none on this machine.
+
+    One that was given a hash counts by it wherever it lies, as it does on Flyte.
+    """
+    kind = type(reference).__name__
+    if reference.hash:
+        return kind, "hash", reference.hash
+    path = path_of(reference)
+    return (kind, path, reference.format, stamp(path)) if path else ()
+
+
+def _file(*content: object) -> None:
+    """Stand for a file; it is never unpickled."""
 
 
 def _code(*parts: object) -> None:

@@ -10,6 +10,7 @@ import threading
 import flyte
 import pytest
 from flyte import Cache
+from flyte.io import DataFrame, Dir, File
 
 from flyte_jupyter import CellTask, FlyteJupyter
 from flyte_jupyter.cells.local_modules import LocalModules
@@ -205,3 +206,35 @@ def test_a_relative_import_in_a_function_counts_and_its_neighbours_do_not(key, w
 
 def test_installed_modules_count_by_name(key):
     assert key("import numpy, json, sys\ny = 1") == key("import numpy, json, sys\ny = 1") != ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "edited"),
+    [
+        (lambda folder: File(path=str(folder / "a.csv")), "a.csv"),
+        (lambda folder: File(path=f"file://{folder}/a.csv"), "a.csv"),
+        (lambda folder: DataFrame(uri=str(folder / "a.csv")), "a.csv"),
+        (lambda folder: Dir(path=str(folder)), "below/b.csv"),
+        (lambda folder: Dir(path=str(folder)), "new.csv"),
+    ],
+)
+def test_what_lies_at_the_path_of_a_file_counts(key, write, folder, kind, edited):
+    write("a.csv", "1")
+    write("below/b.csv", "2")
+    was = key(values={"x": [kind(folder)]})
+    assert key(values={"x": [kind(folder)]}) == was != ""
+    write(edited, "edited")
+    assert key(values={"x": [kind(folder)]}) != was
+
+
+def test_a_file_that_lies_elsewhere_counts_by_its_address(key):
+    one, other = File(path="s3://store/a"), File(path="s3://store/b")
+    assert key(values={"x": one}) == key(values={"x": File(path="s3://store/a")})
+    assert key(values={"x": one}) != key(values={"x": other})
+
+
+def test_a_file_that_has_a_hash_counts_by_it(key, write):
+    write("a.csv", "1")
+    was = key(values={"x": File(path="a.csv", hash="h")})
+    assert key(values={"x": File(path="s3://store/b", hash="h")}) == was
+    assert key(values={"x": File(path="a.csv", hash="other")}) != was

@@ -1,4 +1,8 @@
-"""Outputs of a run as a file holds them: a line that describes the rest, a pickle, its buffers."""
+"""Outputs of a run as a file holds them: a line that describes the rest, a pickle, its buffers.
+
+The line has also how the files are to which the outputs refer: they are not copied, and a result
+without its files is none.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import xxhash
 from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.driver.values.pickling import pickle_values, unpickle_values
 from flyte_jupyter.errors import UsageError
+from flyte_jupyter.sessions.flyte_files import is_reference, path_of, stamp
 
 _FORMAT = b"flyte-jupyter result 1\n"
 _LONGEST_HEADER = 1 << 20
@@ -46,7 +51,13 @@ def freeze(outputs: Mapping[str, object], limit: int) -> Frozen:
     UsageError
         They take more than `limit` bytes; nothing has been copied then.
     """
-    pickled = pickle_values(outputs)
+    files: dict[str, str] = {}
+
+    def watch(value: object) -> None:
+        if is_reference(value) and (path := path_of(value)):
+            files[path] = stamp(path)
+
+    pickled = pickle_values(outputs, watch)
     try:
         size = pickled.length + sum(view.nbytes for view in pickled.views)
         if size > limit:
@@ -57,8 +68,9 @@ def freeze(outputs: Mapping[str, object], limit: int) -> Frozen:
         body = [bytearray().join(pickled.chunks), *(_copied(view) for view in pickled.views)]
     finally:
         pickled.clear()
+    lengths = [len(part) for part in body]
     header = json.dumps(
-        {"names": list(outputs), "lengths": [len(part) for part in body], "digest": _digest(body)}
+        {"names": list(outputs), "lengths": lengths, "digest": _digest(body), "files": files}
     )
     first = _FORMAT + header.encode() + b"\n"
     return Frozen((first, *body), len(first) + size)
@@ -85,7 +97,7 @@ def thaw(file: BinaryIO, size: int) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        It is no whole result.
+        It is no whole result, or files that it refers to are gone or have changed.
     CaptureError
         A value cannot be rebuilt here.
     """
@@ -96,11 +108,14 @@ def thaw(file: BinaryIO, size: int) -> dict[str, Any]:
     header = json.loads(line)
     try:
         names, lengths, digest = header["names"], header["lengths"], header["digest"]
+        files = header["files"].items()
         complete = len(_FORMAT) + len(line) + 1 + sum(lengths) == size and min(lengths) >= 0
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         complete = False
     if not complete:
         raise ValueError("a part is missing")
+    if any(stamp(path) != was for path, was in files):
+        raise ValueError("a file that it refers to has changed")
     file.seek(len(_FORMAT) + len(line) + 1)
     body = [_read(file, length) for length in lengths]
     if _digest(body) != digest:

@@ -61,3 +61,35 @@ def test_what_is_not_cached_is_said_in_its_cell(book, tmp_path):
     assert cell.stdout == "runs\n"
     assert f"Type: !chmod 700 '{loose}'" in cell.stderr
     assert book.value("x") == 1
+
+
+FILES = """if True:
+    import flyte_jupyter
+    from flyte.io import File
+    @env.task
+    async def prepare() -> File:
+        print("runs")
+        file = File.new_remote()
+        async with file.open("wb") as opened:
+            await opened.write(b"made")
+        return file
+    @env.task
+    async def read(file: File) -> str:
+        print("runs")
+        async with file.open("rb") as opened:
+            return bytes(await opened.read()).decode()"""
+
+
+def test_files_of_cached_tasks_are_there_and_as_they_are_now(book, tmp_path):
+    book.run(FILES)
+    prepare = "made = flyte_jupyter.run(prepare).result()"
+    assert [ran(book.run(prepare)) for _ in range(2)] == [True, False]
+    book.run("%flyte down")
+    assert ran(book.run(prepare)), "its file went with the cluster"
+    read = "flyte_jupyter.run(read, {}).result()"
+    assert book.run(read.format("made")).result == "'made'"
+    for text in ("one", "the other"):
+        (tmp_path / "own.txt").write_text(text)
+        cell = book.run(read.format("File(path='own.txt')"))
+        assert (ran(cell), cell.result) == (True, repr(text))
+    assert not ran(book.run(read.format("File(path='own.txt')")))

@@ -136,6 +136,19 @@ def test_a_corrupted_entry_is_made_again(session, tally):
     assert run(session, tally, "y = list(range(1000))")[1] == "cached"
 
 
+@pytest.mark.parametrize("change", [lambda file: file.unlink(), lambda file: file.write_text("")])
+def test_a_result_whose_file_is_gone_or_another_is_made_again(session, tally, tmp_path, change):
+    place = tmp_path / "made.txt"
+    code = "from flyte.io import File\npathlib.Path(place).write_text('made')\n"
+    code += "y = {'file': File(path=place)}"
+    states = [run(session, tally, code, values={"place": str(place)})[1] for _ in range(2)]
+    change(place)
+    value, state = run(session, tally, code, values={"place": str(place)})
+    assert [*states, state] == ["succeeded", "cached", "succeeded"]
+    assert value["file"].path == str(place)
+    assert place.read_text() == "made"
+
+
 def test_what_the_user_does_to_a_result_does_not_reach_the_cache(session):
     code = "import numpy as np\ny = np.zeros(3_000_000)"
     first = submit(session, code).result(60)

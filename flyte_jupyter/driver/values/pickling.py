@@ -27,7 +27,7 @@ from flyte_jupyter.driver.values.reducers import OUT_OF_BAND, reducers
 from flyte_jupyter.errors import CaptureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class PackError(CaptureError):
@@ -107,7 +107,8 @@ _CLOUDPICKLE = {
 class _ParcelPickler(cloudpickle.Pickler):
     """cloudpickle with this package's reducers for data in large arrays."""
 
-    def __init__(self, out: Pickled) -> None:
+    def __init__(self, out: Pickled, watch: Callable[[object], None] | None) -> None:
+        self._watch = watch
         # What somebody registered with copyreg wins over what this package would do.
         self.dispatch_table = {**reducers(), **copyreg.dispatch_table, **_CLOUDPICKLE}
         self._by_value = ByValue()
@@ -121,6 +122,8 @@ class _ParcelPickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: object) -> Any:
         """Reduce what no table of types can name."""
+        if self._watch is not None:
+            self._watch(obj)
         if issubclass(type(obj), ModuleType):
             return self._by_value.reduce_module(cast(ModuleType, obj))
         if issubclass(type(obj), BaseException):
@@ -130,8 +133,17 @@ class _ParcelPickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
 
-def pickle_values(values: Mapping[str, object]) -> Pickled:
+def pickle_values(
+    values: Mapping[str, object], watch: Callable[[object], None] | None = None
+) -> Pickled:
     """Pickle named values, with one memo for all.
+
+    Parameters
+    ----------
+    values
+        The values by name.
+    watch
+        Called with each object in them, but for numbers, texts and plain containers.
 
     Raises
     ------
@@ -139,7 +151,7 @@ def pickle_values(values: Mapping[str, object]) -> Pickled:
         When a value cannot be pickled, whatever its own code raised.
     """
     out = Pickled()
-    pickler = _ParcelPickler(out)
+    pickler = _ParcelPickler(out, watch)
     for name, value in values.items():
         start, first = out.length, len(out.views)
         try:

@@ -98,7 +98,7 @@ class CellCache:
         if any(isinstance(value, Ref) for value in values.values()):
             return ""
         try:
-            about = [declared.name, task.name, task.returns, policy.salt]
+            about = [declared.name, _full_name(task), task.returns, policy.salt]
             if task.call is None:
                 about += self._content(policy.version_override, task.code, values)
             else:
@@ -239,6 +239,12 @@ def _line(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     return str(error)
+
+
+def _full_name(task: CellTask) -> str:
+    """Return the name by which Flyte knows a task: what it is called for short is no part of it."""
+    template: Any = task.values.get("task")
+    return task.name if task.call is None else str(template.name)
 
 
 def _policy_of(declared: Any, task: CellTask) -> Any:

@@ -15,6 +15,7 @@ from flyte.io import DataFrame, Dir, File
 from flyte_jupyter import CellTask, FlyteJupyter
 from flyte_jupyter.cells.local_modules import LocalModules
 from flyte_jupyter.sessions.cache import CellCache
+from flyte_jupyter.sessions.functions import as_run
 from flyte_jupyter.sessions.refs import Ref
 
 
@@ -238,3 +239,30 @@ def test_a_file_that_has_a_hash_counts_by_it(key, write):
     was = key(values={"x": File(path="a.csv", hash="h")})
     assert key(values={"x": File(path="s3://store/b", hash="h")}) == was
     assert key(values={"x": File(path="a.csv", hash="other")}) != was
+
+
+@pytest.fixture
+def key_of():
+    """Return the key of a call, and what was said of it."""
+
+    def key_of(function, *args):
+        said = []
+        made = CellCache(FlyteJupyter(), str, said.append)
+        return made.key(function.parent_env(), as_run(function, args, {}, {})), said
+
+    return key_of
+
+
+def test_functions_that_are_called_the_same_for_short_are_told_apart(key_of):
+    env = flyte.TaskEnvironment(name="env", cache=Cache("auto", version_override="1"))
+
+    @env.task(short_name="load")
+    def load_train(n):
+        return n
+
+    @env.task(short_name="load")
+    def load_test(n):
+        return -n
+
+    assert key_of(load_train, 3) != key_of(load_test, 3)
+    assert key_of(load_train, 3) == key_of(load_train.override(short_name="other"), 3)

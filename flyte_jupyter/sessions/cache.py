@@ -25,9 +25,10 @@ from typing import Any, NamedTuple, cast
 from jupyter_core.paths import jupyter_data_dir
 
 from flyte_jupyter.config import FlyteJupyter
-from flyte_jupyter.errors import CaptureError, UsageError
+from flyte_jupyter.errors import CaptureError, UsageError, one_line
 from flyte_jupyter.sessions import local_sources
 from flyte_jupyter.sessions.beside import beside, in_thread
+from flyte_jupyter.sessions.environments import own_policies
 from flyte_jupyter.sessions.fingerprints import Fingerprint
 from flyte_jupyter.sessions.refs import Ref
 from flyte_jupyter.sessions.result_folder import Abandoned, ResultFolder
@@ -103,6 +104,10 @@ class CellCache:
                 about += self._content(policy.version_override, task.code, values)
             else:
                 about += self._content_of_call(policy.version_override, values)
+                about += _versions_of_policies(policy, task.values["task"])
+        except UsageError as error:
+            self._say_once(f"{task.name} is not cached: {error}")
+            return ""
         except Exception:  # noqa: BLE001 - it is named when the cell is compiled or the value sent
             return ""
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -245,6 +250,22 @@ def _full_name(task: CellTask) -> str:
     """Return the name by which Flyte knows a task: what it is called for short is no part of it."""
     template: Any = task.values.get("task")
     return task.name if task.call is None else str(template.name)
+
+
+def _versions_of_policies(policy: Any, template: Any) -> list[str]:
+    """Ask a function's own cache policies; those of Flyte look at its code, which counts anyway."""
+    if policy.version_override is not None:
+        return []
+    from flyte_jupyter.driver.flyte_sdk.cache_policies import version_by
+
+    versions = []
+    for each in own_policies(policy):
+        try:
+            versions.append(version_by(each, policy.salt, template))
+        except Exception as error:
+            what = f"its cache policy {type(each).__name__} failed"
+            raise UsageError(what, seen=one_line(error)) from error
+    return versions
 
 
 def _policy_of(declared: Any, task: CellTask) -> Any:

@@ -184,11 +184,16 @@ def _not_honoured_of_cache(cache: Any) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if getattr(cache, "serialize", False):
         reasons["cache.serialize"] = "runs that begin before the first has ended run too"
+    if own_policies(cache):
+        reasons["cache.policies"] = "for cells, of which the code is the version; functions have it"
+    return reasons
+
+
+def own_policies(cache: Any) -> list[Any]:
+    """Return the policies of a cache that are not Flyte's own."""
     policies = getattr(cache, "policies", None) or []
     policies = policies if isinstance(policies, list) else [policies]
-    if any(type(policy).__module__.partition(".")[0] != "flyte" for policy in policies):
-        reasons["cache.policies"] = "the version of a cell is its code"
-    return reasons
+    return [each for each in policies if type(each).__module__.partition(".")[0] != "flyte"]
 
 
 def is_task_environment(value: object) -> bool:

@@ -266,3 +266,30 @@ def test_functions_that_are_called_the_same_for_short_are_told_apart(key_of):
 
     assert key_of(load_train, 3) != key_of(load_test, 3)
     assert key_of(load_train, 3) == key_of(load_train.override(short_name="other"), 3)
+
+
+class _DataVersion:
+    """A cache policy of the user's own."""
+
+    version = 1
+
+    def get_version(self, salt, params):
+        assert params.func.__name__ == "build"
+        return f"{salt}{10 // self.version}"
+
+
+def test_a_policy_of_the_users_own_gives_a_function_its_version(key_of, monkeypatch):
+    env = flyte.TaskEnvironment(name="env")
+
+    @env.task(cache=Cache("auto", policies=[_DataVersion()]))
+    def build(x):
+        return x
+
+    (was, said), again = key_of(build, 1), key_of(build, 1)
+    assert (was, said) == again
+    monkeypatch.setattr(_DataVersion, "version", 2)
+    assert key_of(build, 1)[0] not in ("", was)
+    monkeypatch.setattr(_DataVersion, "version", 0)
+    no_key, (line,) = key_of(build, 1)
+    assert no_key == ""
+    assert line.startswith("build is not cached: its cache policy _DataVersion failed: ZeroDiv")

@@ -357,12 +357,17 @@ def _runs_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _runs(session: Session, options: argparse.Namespace) -> Any:
     runs = session.runs[-options.n :]
+    grouped = any(run.group for run in runs)
     rows = [
-        (f"{indent}{run.id}", run.place, run.state, f"{run.seconds:.2f} s", run.error)
+        (
+            f"{indent}{run.id}",
+            *([run.group] if grouped else []),
+            *(run.place, run.state, f"{run.seconds:.2f} s", run.error),
+        )
         for indent, run in _as_tree(runs)
     ]
     return Table(
-        ["run", "environment", "state", "time", "error"],
+        ["run", *(["group"] if grouped else []), "environment", "state", "time", "error"],
         rows,
         empty="Nothing has run.",
         links={run.id: run.link for run in runs if run.link},

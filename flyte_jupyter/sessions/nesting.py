@@ -147,10 +147,11 @@ class Nesting:
         about = pickle.loads(buffers[0])
         environment = self._runs.environment(about["environment"])
         if about["cache"].is_enabled():
-            return await self._recall(name, said, buffers, environment)
+            return await self._recall(name, said, buffers, environment, about["group"])
         task = CellTask(
             code=f"{about['name']}(...)",
             name=about["name"],
+            group=about["group"],
             returns=(RESULT,),
             cache=about["cache"],
             cells=self._parent.run.task.cells,
@@ -183,7 +184,12 @@ class Nesting:
             child.places = caller.nested_places
 
     async def _recall(
-        self, name: str, said: NestedCall, buffers: list[Any], environment: Environment
+        self,
+        name: str,
+        said: NestedCall,
+        buffers: list[Any],
+        environment: Environment,
+        group: str,
     ) -> tuple[TaskReply, list[Any]]:
         values: dict[str, Any] = await beside(
             lambda: transfer.unpack(said["inputs"], buffers[1:], keep_classes=True),
@@ -191,7 +197,7 @@ class Nesting:
         )
         cells = self._parent.run.task.cells
         task = as_run(values["task"], values["args"], values["kwargs"], cells)
-        task = replace(task, values={**values, **task.values})
+        task = replace(task, values={**values, **task.values}, group=group)
         run, child = await self._runs.recall(self._parent, environment, task)
         if child is not None:
             self._begin(name, child)

@@ -65,6 +65,8 @@ class CellTask:
         Those that the notebook defines, pickled; the session adds them.
     cache
         Its cache policy; None for that of the environment.
+    group
+        The `flyte.group` in which another task calls it; empty for none.
     """
 
     code: str
@@ -84,6 +86,7 @@ class CellTask:
     call: Mapping[str, object] | None = None
     cache: Any = None
     connectors: bytes = b""
+    group: str = ""
 
 
 class Controls(Protocol):
@@ -112,6 +115,8 @@ class RunRecord:
     def __init__(self, name: str, environment: str, parent: str = "") -> None:
         self.id = f"{name}-{next(_numbers)}"
         self.parent = parent
+        self.group = ""
+        """The `flyte.group` in which it was called."""
         self.environment = environment
         self.state: RunState = "queued"
         self.error = ""
@@ -184,6 +189,7 @@ class Run:
         self, task: CellTask, environment: str, controls: Controls, parent: str = ""
     ) -> None:
         self.record = RunRecord(task.name, environment, parent)
+        self.record.group = task.group
         self.task = task
         self.outputs: dict[str, Any] = {}
         self.payload: list[dict[str, Any]] = []

@@ -354,13 +354,50 @@ def test_checkpoints_outlive_an_attempt(book):
     assert book.value("await flyte_jupyter.run(f)") == b"step 1"
 
 
-def test_traces_and_groups_run(book):
+TRACED = """if True:
+    def note(what):
+        with open(tally, "a") as file: print(what, file=file)
+    @flyte.trace
+    async def step(x: int) -> int:
+        note("step")
+        return x + 1
+    @flyte.trace
+    def plain_step(x: int) -> int:
+        note("plain_step")
+        return 2 * x
+    @flyte.trace
+    async def steps(n: int):
+        for each in range(n):
+            yield each
+    @flyte.trace
+    async def fails_first() -> int:
+        note("fails_first")
+        if open(tally).read().count("fails_first") < 2: raise ValueError("the first attempt")
+        return 5
+    @env.task(retries=1)
+    async def traced() -> list:
+        done = [await step(1), await step(1), plain_step(4), [each async for each in steps(2)]]
+        return [*done, await fails_first()]"""
+
+
+def test_a_retry_runs_no_traced_step_again_that_had_returned(book, tmp_path):
+    book.run(f"tally = {str(tmp_path / 'tally')!r}\n{TRACED}")
+    for _ in range(2):  # another run has nothing of the one before
+        (tmp_path / "tally").write_text("")
+        assert book.value("await flyte_jupyter.run(traced)") == [2, 2, 8, [0, 1], 5]
+        noted = (tmp_path / "tally").read_text().split()
+        assert noted == ["step", "step", "plain_step", "fails_first", "fails_first"]
+
+
+def test_the_group_of_a_call_is_listed(book):
     declared(
-        book,
-        "@flyte.trace\nasync def step(x): return x + 1\n"
-        "@env.task\nasync def f(x):\n    with flyte.group('g'):\n        return await step(x)",
+        book, "async def f():\n    with flyte.group('sweep'):\n        return await doubled(2)"
     )
-    assert book.value("await flyte_jupyter.run(f, 41)") == 42
+    assert book.value("await flyte_jupyter.run(f)") == 4
+    shown = book.run("%flyte runs -n 2").result
+    assert "group" in shown
+    assert "sweep" in shown
+    assert "group" not in book.run("await flyte_jupyter.run(doubled, 1)\n%flyte runs -n 1").shown
 
 
 def test_an_override_holds(book):

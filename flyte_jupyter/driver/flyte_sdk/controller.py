@@ -18,6 +18,7 @@ import cloudpickle
 from flyte._internal.controllers._local_controller import LocalController
 
 from flyte_jupyter.driver import wire
+from flyte_jupyter.driver.flyte_sdk import traces
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import connector_for, is_connector_task
 from flyte_jupyter.driver.flyte_sdk.context import current_run, current_task_context
 from flyte_jupyter.driver.functions import RESULT
@@ -55,7 +56,7 @@ class _Call(NamedTuple):
 class NotebookController(LocalController):
     """Has the notebook run nested tasks.
 
-    Traces and conditions stay what they are in the SDK's own local controller.
+    Conditions stay what they are in the SDK's own local controller.
 
     Parameters
     ----------
@@ -76,18 +77,33 @@ class NotebookController(LocalController):
     def submit_sync(self, _task: Any, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
         """Begin to run a task."""
         kernel, name, run = self._kernel, secrets.token_hex(8), current_run()
-        about = cloudpickle.dumps(_about(_task))
+        context = current_task_context()
+        group = context.group_data.name if context.group_data else ""
+        about = cloudpickle.dumps({**_about(_task), "group": group})
         values = {"task": _task, "args": args, "kwargs": kwargs}
         if is_connector_task(_task):
             values["connector"] = connector_for(_task)
-        if context := current_task_context().custom_context:
-            values["context"] = dict(context)
+        if context.custom_context:
+            values["context"] = dict(context.custom_context)
         parcel = transfer.pack(values, folder=kernel.folder)
         pending = _Pending(lambda: self._say(run, {"cancel": name}))
         with self._lock:
             self._calls[name] = _Call(run, pending, parcel)
         self._say(run, {"call": name, "inputs": parcel.header}, [about, *parcel.frames])
         return pending
+
+    async def get_action_outputs(
+        self, _interface: Any, _func: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, bool]:
+        """Return what is known of a traced step: its output, if an attempt before has it."""
+        info, known = await super().get_action_outputs(_interface, _func, *args, **kwargs)
+        traces.replay(info, _func)
+        return info, known
+
+    async def record_trace(self, info: Any) -> None:
+        """Keep what a traced step returned, for the attempts that follow."""
+        await super().record_trace(info)
+        traces.keep(info)
 
     def _say(self, run: str, content: wire.NestedCall, buffers: Sequence[Any] = ()) -> None:
         kernel: Any = self._kernel

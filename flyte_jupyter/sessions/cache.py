@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from weakref import WeakValueDictionary
 
 from jupyter_core.paths import jupyter_data_dir
 
@@ -69,6 +70,8 @@ class CellCache:
         self._writes: dict[str, Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._said: set[str] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._making_turns = threading.Lock()
 
     @property
     def _folder(self) -> Path:
@@ -91,7 +94,7 @@ class CellCache:
         """
         if not task.returns or task.keeps:
             return ""
-        policy = _policy_of(declared, task)
+        policy = policy_of(declared, task)
         if not policy.is_enabled():
             return ""
         values = task.values if task.call is None else task.call
@@ -146,13 +149,23 @@ class CellCache:
             None if nothing is kept.
         """
         key = self.key(declared, task)
-        if not key:
-            return "", None
+        return self.find(key, policy_of(declared, task)) if key else ("", None)
+
+    def find(self, key: str, policy: Any) -> tuple[str, Cached | None]:
+        """Return a key and what is kept under it, as `look_up` does.
+
+        Parameters
+        ----------
+        key
+            The key.
+        policy
+            The `flyte.Cache` of the run.
+        """
         if write := self._writes.get(key):
             write.result()  # the run before has ended, and its result is on the way to the disk
         try:
             with ResultFolder(self._folder) as folder:
-                return key, self._read(folder, key, _policy_of(declared, task))
+                return key, self._read(folder, key, policy)
         except FileNotFoundError:
             return key, None
         except UsageError as error:
@@ -184,6 +197,11 @@ class CellCache:
         if line not in self._said:
             self._said.add(line)
             self._report(line)
+
+    def turn(self, key: str) -> asyncio.Lock:
+        """Return the lock that equal runs hold one after the other; from any thread."""
+        with self._making_turns:
+            return self._turns.setdefault(key, asyncio.Lock())
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -268,7 +286,8 @@ def _versions_of_policies(policy: Any, template: Any) -> list[str]:
     return versions
 
 
-def _policy_of(declared: Any, task: CellTask) -> Any:
+def policy_of(declared: Any, task: CellTask) -> Any:
+    """Return the `flyte.Cache` of a run."""
     from flyte import Cache
 
     request = declared.cache if task.cache is None else task.cache

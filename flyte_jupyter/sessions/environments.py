@@ -182,8 +182,6 @@ def _circle(declared: Any) -> list[str]:
 
 def _not_honoured_of_cache(cache: Any) -> dict[str, str]:
     reasons: dict[str, str] = {}
-    if getattr(cache, "serialize", False):
-        reasons["cache.serialize"] = "runs that begin before the first has ended run too"
     if own_policies(cache):
         reasons["cache.policies"] = "for cells, of which the code is the version; functions have it"
     return reasons

@@ -110,6 +110,8 @@ class Execution:
         self.calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.keep: Callable[[], Awaitable[None]] | None = None
         """Keeps what the run returned, before anybody who waits for it is woken."""
+        self.turn: Callable[[], contextlib.AbstractAsyncContextManager[bool]] | None = None
+        """Waits for equal runs that began before; gives whether one of them has ended this run."""
         self.sink = sink
         self.places = cluster.places
         self.caller: Execution | None = None
@@ -142,9 +144,12 @@ class Execution:
             if self._interrupted:  # before this coroutine took its first step
                 raise asyncio.CancelledError
             self._limit(self.run.task.deadline)
-            with self.cluster.in_use():
-                await self._attempts(packed)
-            await self._keep_result()
+            async with self.turn() if self.turn else contextlib.nullcontext(False) as ended:
+                if ended:
+                    return
+                with self.cluster.in_use():
+                    await self._attempts(packed)
+                await self._keep_result()
             self.run.end("succeeded")
         except KeyboardInterrupt as stop:
             self.run.end("cancelled", stop)

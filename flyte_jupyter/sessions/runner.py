@@ -6,7 +6,8 @@ import asyncio
 import queue
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.errors import EnvironmentNotFound
 from flyte_jupyter.sessions.beside import beside
-from flyte_jupyter.sessions.cache import Cached, CellCache
+from flyte_jupyter.sessions.cache import Cached, CellCache, policy_of
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment
 from flyte_jupyter.sessions.event_loop import EventLoopThread
@@ -145,8 +146,7 @@ class Runner:
     ) -> Run:
         run = Run(task, cluster.name, self)
         execution = Execution(run, cluster, console.sink or TextSink(), console.ask, self)
-        if key:
-            execution.keep = lambda: self._cache.keep(key, run)
+        self._use_cache(execution, key)
         self._add(execution)
         try:
             self._loop.submit(execution.perform(packed))
@@ -215,8 +215,7 @@ class Runner:
         run, cluster = await self._begin_nested(parent, environment, task)
         execution = Execution(run, cluster, parent.sink, None, self)
         execution.caller = parent
-        if key:
-            execution.keep = lambda: self._cache.keep(key, run)
+        self._use_cache(execution, key)
         self._add(execution)
         return run, execution
 
@@ -296,16 +295,37 @@ class Runner:
     def _to_python(self, cell: str) -> str:
         return self.transform(cell)
 
+    def _use_cache(self, execution: Execution, key: str) -> None:
+        """Have a run keep its result, and wait for equal ones if its cache has it so."""
+        if not key:
+            return
+        run = execution.run  # what refers to the execution would keep it until a collection
+        execution.keep = lambda: self._cache.keep(key, run)
+        policy = policy_of(execution.environment.declared, run.task)
+        if policy.serialize:
+            execution.turn = lambda: self._after_equal_runs(run, key, policy)
+
+    @asynccontextmanager
+    async def _after_equal_runs(self, run: Run, key: str, policy: Any) -> AsyncIterator[bool]:
+        async with self._cache.turn(key):
+            _, cached = await beside(lambda: self._cache.find(key, policy), lambda _: None)
+            if cached is not None:
+                self._end_as(run, cached)
+            yield cached is not None
+
     def _from_cache(
         self, environment: Environment, task: CellTask, cached: Cached, parent: str = ""
     ) -> Run:
         run = Run(task, environment.name, self, parent)
+        self._end_as(run, cached)
+        return run
+
+    def _end_as(self, run: Run, cached: Cached) -> None:
         run.outputs = cached.outputs
         run.end("cached")
         self._report(
-            f"{run.id}: the result of {cached.made} is in {environment.name}'s cache; nothing ran."
+            f"{run.id}: the result of {cached.made} is in {run.environment}'s cache; nothing ran."
         )
-        return run
 
 
 def _known_to(driver: str, values: Mapping[Any, Any]) -> dict[Any, Any]:

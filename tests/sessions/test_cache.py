@@ -158,6 +158,33 @@ def test_what_the_user_does_to_a_result_does_not_reach_the_cache(session):
     assert not again.result().any()
 
 
+def test_equal_runs_that_are_to_be_serialized_wait_for_the_first(session, tally, tmp_path):
+    """The first is held up until the others have begun to wait."""
+    cache, go = Cache("auto", serialize=True, ignored_inputs=("tally",)), tmp_path / "go"
+    code = COUNTED + f"import time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)"
+    code += "\nif len(pathlib.Path(tally).read_text()) < 2: raise ValueError\ny = 42"
+    values = {"tally": str(tally)}
+    fails, first, second, third = (submit(session, code, cache, values=values) for _ in range(4))
+    go.touch()
+    with pytest.raises(ValueError, match=r"^$"):
+        fails.result(60)
+    assert [run.result(60) for run in (first, second, third)] == [42] * 3
+    assert [run.state for run in (first, second, third)] == ["succeeded", "cached", "cached"]
+    assert tally.read_text() == ".."
+    assert "not honoured" not in "".join(session.said)
+
+
+def test_a_run_that_waits_for_an_equal_one_can_be_stopped(session, tally, tmp_path):
+    cache, go = Cache("auto", serialize=True), tmp_path / "go"
+    code = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)"
+    first, second = (submit(session, code + "\ny = 1", cache) for _ in range(2))
+    second.cancel()
+    with pytest.raises(KeyboardInterrupt):
+        second.result(60)
+    go.touch()
+    assert (first.result(60), second.state) == (1, "cancelled")
+
+
 def test_refs_and_cells_without_outputs_are_not_cached(session, tally):
     for _ in range(2):
         assert run(session, tally, "y = 1", returns=(), keeps=("y",))[1] == "succeeded"

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import cloudpickle
 
+from flyte_jupyter.driver.values.by_value import LOCKS
 from flyte_jupyter.driver.values.reducers import reducers
 from flyte_jupyter.sessions.flyte_files import is_reference, path_of, stamp
 
@@ -132,6 +133,7 @@ class _Pickler(cloudpickle.Pickler):
             self._note_imports(value)
             code, _, *others = args
             slots = {k: v for k, v in slots.items() if k != "_cloudpickle_submodules"}
+            slots["__globals__"] = _without_locks(slots["__globals__"])
             return maker, (code, {}, *others), (state, slots), *rest
         state = {k: v for k, v in state.items() if k not in _OF_A_CLASS}
         return maker, _without_tracker(args), (state, slots), *rest
@@ -190,7 +192,13 @@ def _reduce_module(module: ModuleType) -> Any:
         return reduced  # it is imported there
     name, contents = args
     # In order, and without what a reload leaves out.
-    return maker, (name, {k: contents[k] for k in sorted(contents) if k not in _OF_A_MODULE})
+    kept = _without_locks({k: contents[k] for k in sorted(contents) if k not in _OF_A_MODULE})
+    return maker, (name, kept)
+
+
+def _without_locks(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the locks of a module, which are new ones wherever it goes."""
+    return {name: value for name, value in contents.items() if type(value) not in LOCKS}
 
 
 def _reduce_typevar(variable: Any) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import types
 import weakref
 
+import cloudpickle
 import pytest
 
 from flyte_jupyter.driver.submodules import import_named
+from flyte_jupyter.driver.values.pickling import PackError
 from flyte_jupyter.driver.values.transfer import UnpackError, pack, unpack
 
 
@@ -64,6 +67,50 @@ def test_a_class_that_was_half_rebuilt_is_rebuilt_the_next_time(monkeypatch):
     value = unpack(parcel.header, parcel.frames, keep_classes=True)["value"]
     assert (value.told(), value.later.value) == (8, 7)
     assert kept.value
+
+
+@pytest.fixture
+def local_module(monkeypatch):
+    """Make a module that travels by value."""
+    made = []
+
+    def make(name, code):
+        module = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(code, vars(module))
+        cloudpickle.register_pickle_by_value(module)
+        made.append(module)
+        return module
+
+    yield make
+    for module in made:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+LOCKED = """\
+import threading
+LOCK = ALSO = threading.Lock()
+DEEP = threading.RLock()
+def held():
+    with LOCK, DEEP, DEEP:
+        return "held"
+"""
+
+
+def test_a_lock_of_a_module_is_a_new_one_there(local_module):
+    module = local_module("locking", LOCKED)
+    with module.LOCK:
+        assert came_back(module.held)() == "held"
+        there = came_back(module)
+    assert there.held() == "held"
+    assert there.LOCK is there.ALSO
+    assert there.LOCK is not module.LOCK
+
+
+def test_a_lock_of_nobody_cannot_be_sent(local_module):
+    module = local_module("locking", LOCKED)
+    with pytest.raises(PackError, match="cannot pickle"):
+        came_back([module, threading.Lock()])
 
 
 @pytest.mark.parametrize(

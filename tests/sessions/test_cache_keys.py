@@ -152,6 +152,14 @@ def test_a_local_module_among_the_inputs_counts(key, write, request, use):
     assert key(values={"use": names["use"]}) != was
 
 
+def test_a_lock_of_a_local_module_does_not_count(key, write):
+    text = "import threading\nLOCK = threading.Lock()\ndef f():\n    with LOCK:\n        return 1\n"
+    write("fj_locking.py", text)
+    module = importlib.import_module("fj_locking")
+    assert key(values={"module": module}) == key(values={"module": module}) != ""
+    assert key(values={"f": module.f}) == key(values={"f": module.f}) != ""
+
+
 def test_a_comment_in_a_local_module_among_the_inputs_does_not_count(key, write):
     write("fj_explained.py", "def f(x):\n    return x + 1\n")
     module = importlib.import_module("fj_explained")

@@ -7,6 +7,7 @@ needs it otherwise:
 - A function of the notebook sees what the task's cell binds, and the cell what it binds, as there.
 - A class of the notebook is not overwritten by its own copy that comes back with a value.
 - A local module and its functions are of one piece: what is set in the one, the others see.
+- A lock of a local module is a new one there, as it would be after an import.
 - No function takes a secret along that nobody meant to send.
 
 The names used of cloudpickle's are private; tests fail loudly when a new version changes one:
@@ -20,6 +21,7 @@ import contextlib
 import functools
 import pickle
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Collection, Iterator
@@ -31,6 +33,10 @@ from cloudpickle import cloudpickle
 from flyte_jupyter.errors import CaptureError
 from flyte_jupyter.secret_names import holds_secret
 
+LOCKS: dict[type, Callable[[], Any]] = {
+    type(threading.Lock()): threading.Lock,
+    type(threading.RLock()): threading.RLock,
+}
 _ABOUT_MODULES = ("__package__", "__path__", "__file__")
 _sent: ContextVar[frozenset[str] | None] = ContextVar("names that are sent", default=None)
 _shared: ContextVar[dict[str, Any] | None] = ContextVar("shared globals", default=None)
@@ -142,6 +148,7 @@ class ByValue:
         self._main = MainGlobals()
         self._shells: dict[int, ModuleShell] = {}
         self._globals: dict[int, ModuleGlobals] = {}
+        self._locks: set[int] = set()
 
     def globals_of(self, function: Any) -> Any:
         """Return what stands for the globals of a function; None where nobody shares them."""
@@ -161,8 +168,15 @@ class ByValue:
         _, state = reduced[1]
         return _the_same, (self._shell_of(module),), state, None, None, _fill
 
+    def reduce_lock(self, lock: Any) -> Any:
+        """Reduce a lock among a module's globals to a new one, as an import there would make it."""
+        return (LOCKS[type(lock)], ()) if id(lock) in self._locks else NotImplemented
+
     def _shell_of(self, module: types.ModuleType) -> ModuleShell:
-        return self._shells.setdefault(id(module), ModuleShell(module))
+        if id(module) not in self._shells:
+            self._shells[id(module)] = ModuleShell(module)
+            self._locks |= {id(each) for each in vars(module).values() if type(each) in LOCKS}
+        return self._shells[id(module)]
 
 
 class KeepingClasses(pickle.Unpickler):

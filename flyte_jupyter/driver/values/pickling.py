@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import cloudpickle
 
 from flyte_jupyter.driver.values.by_value import (
+    LOCKS,
     ByValue,
     KeepingClasses,
     SecretRefused,
@@ -126,6 +127,8 @@ class _ParcelPickler(cloudpickle.Pickler):
             self._watch(obj)
         if issubclass(type(obj), ModuleType):
             return self._by_value.reduce_module(cast(ModuleType, obj))
+        if type(obj) in LOCKS:
+            return self._by_value.reduce_lock(obj)
         if issubclass(type(obj), BaseException):
             reduced = reduce_exception(cast(BaseException, obj))
             if reduced is not NotImplemented:

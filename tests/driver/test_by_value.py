@@ -12,6 +12,7 @@ import cloudpickle
 import pytest
 
 from flyte_jupyter.driver.submodules import import_named
+from flyte_jupyter.driver.values.by_value import refusing_secrets
 from flyte_jupyter.driver.values.pickling import PackError
 from flyte_jupyter.driver.values.transfer import UnpackError, pack, unpack
 
@@ -85,6 +86,21 @@ def local_module(monkeypatch):
     yield make
     for module in made:
         cloudpickle.unregister_pickle_by_value(module)
+
+
+def test_a_module_takes_no_secret_along_that_nobody_meant_to_send(local_module):
+    module = local_module("settings", "API_KEY = 'xyzzy'\nDATA = 'here'")
+    with refusing_secrets({"module"}):
+        parcel = pack({"module": module}, shared=False)
+        assert not any(b"xyzzy" in bytes(frame) for frame in parcel.frames)
+        there = came_back(module)
+    assert there.DATA == "here"
+    with pytest.raises(AttributeError, match="`API_KEY` of settings was not sent"):
+        _ = there.API_KEY
+    assert not hasattr(there, "other")
+    with refusing_secrets({"module", "API_KEY"}):
+        assert came_back(module).API_KEY == "xyzzy"
+    assert came_back(module).API_KEY == "xyzzy", "what comes from a task was meant for it"
 
 
 LOCKED = """\

@@ -116,6 +116,28 @@ def test_a_function_does_not_take_a_secret_along(plain):
     assert plain.task("fetch()", "-i fetch,API_KEY").result == "5"
 
 
+SETTINGS = """\
+import threading
+API_KEY = "xyzzy"
+DATA = "here"
+LOCK = threading.Lock()
+
+def place():
+    with LOCK:
+        return DATA
+"""
+
+
+def test_a_local_module_goes_without_its_secret_and_with_a_lock_of_its_own(tmp_path):
+    (tmp_path / "settings.py").write_text(SETTINGS)
+    with notebook(tmp_path, PLAIN, "import settings") as book:
+        assert book.task("settings.place(), settings.DATA").result == "('here', 'here')"
+        failure = book.fail(task("settings.API_KEY"))
+        assert "`API_KEY` of settings was not sent" in failure.value
+        assert "xyzzy" not in failure.traceback
+        assert book.task("import settings\nlen(settings.API_KEY)").result == "5"
+
+
 HELPERS = """\
 count = 0
 debug = False

@@ -8,7 +8,7 @@ needs it otherwise:
 - A class of the notebook is not overwritten by its own copy that comes back with a value.
 - A local module and its functions are of one piece: what is set in the one, the others see.
 - A lock of a local module is a new one there, as it would be after an import.
-- No function takes a secret along that nobody meant to send.
+- No function takes a secret along that nobody meant to send, and no local module its own.
 
 The names used of cloudpickle's are private; tests fail loudly when a new version changes one:
 `Pickler._function_getnewargs`, `_extract_code_globals`, `_module_reduce`, `_make_skeleton_class`,
@@ -141,6 +141,34 @@ def _fill(module: types.ModuleType, state: dict[str, Any]) -> None:
     vars(module).update(state)
 
 
+class Withheld:
+    """Tells who asks a module for a secret that it did not take along, as its `__getattr__`."""
+
+    def __init__(self, module: str, names: frozenset[str]) -> None:
+        self._module, self._names = module, names
+
+    def __call__(self, name: str) -> Any:
+        """Raise what a module without that name raises, and say why it has none."""
+        if name in self._names:
+            raise AttributeError(
+                f"`{name}` of {self._module} was not sent: its name says that it holds a secret. "
+                "Import the module in the task itself, or declare a `flyte.Secret`"
+            )
+        raise AttributeError(f"module {self._module!r} has no attribute {name!r}")
+
+
+def _without_secrets(module: str, state: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a module holds that looks like a secret, if secrets are refused."""
+    sent = _sent.get()
+    if sent is None:
+        return state
+    secret = {name for name in state.keys() - sent if holds_secret(name, state[name])}
+    if not secret:
+        return state
+    shown = {name: value for name, value in state.items() if name not in secret}
+    return {"__getattr__": Withheld(module, frozenset(secret)), **shown}
+
+
 class ByValue:
     """What modules and functions of one parcel share."""
 
@@ -166,7 +194,8 @@ class ByValue:
         if reduced[0] is not cloudpickle.dynamic_subimport:
             return reduced
         _, state = reduced[1]
-        return _the_same, (self._shell_of(module),), state, None, None, _fill
+        shown = _without_secrets(module.__name__, state)
+        return _the_same, (self._shell_of(module),), shown, None, None, _fill
 
     def reduce_lock(self, lock: Any) -> Any:
         """Reduce a lock among a module's globals to a new one, as an import there would make it."""

@@ -117,6 +117,9 @@ def test_what_a_local_cluster_cannot_have_is_named():
             "spark.kubernetes.namespace": "x",
             "spark.kubernetes.authenticate.driver.serviceAccountName": "y",
             "spark.ui.port": "4040",
+            "spark.cores.max": "1",
+            "spark.executor.resource.gpu.amount": "1",
+            "spark.task.resource.gpu.amount": "1",
         },
         applications_path="local:///app.py",
         driver_pod=flyte.PodTemplate(),
@@ -125,10 +128,14 @@ def test_what_a_local_cluster_cannot_have_is_named():
     assert set(ENGINE.ignored(config)) == {
         "spark_conf['spark.kubernetes.*']",
         "spark_conf['spark.ui.port']",
+        "spark_conf['spark.cores.max']",
+        "spark_conf['spark.executor.resource.gpu.amount']",
+        "spark_conf['spark.task.resource.gpu.amount']",
         "applications_path",
         "driver_pod",
         "executor_pod",
     }
+    assert ENGINE.describe(config, None).driver_args["conf"] == {}
 
 
 def test_options_make_the_config():

@@ -159,6 +159,16 @@ def test_the_driver_knows_which_executors_have_reported():
     assert b"statusStore" in constants("spark-core", "org/apache/spark/SparkContext")
 
 
+def test_the_master_tells_of_applications_and_workers_in_these_words():
+    told = constants("spark-core", f"{DEPLOY}/JsonProtocol")
+    for name in ("activeapps", "state", "memoryperexecutor", "resourcesperexecutor"):
+        assert name.encode() in told
+    for name in ("workers", "coresused", "memoryused", "cores", "memory"):
+        assert name.encode() in told
+    states = constants("spark-core", f"{DEPLOY}/master/ApplicationState")
+    assert b"WAITING" in states
+
+
 def test_secrets_and_signals_have_the_names_that_are_used():
     core = constants("spark-core", "org/apache/spark/SecurityManager")
     assert layout._SECRET.encode() in core

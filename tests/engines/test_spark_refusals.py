@@ -95,9 +95,10 @@ def test_only_an_application_that_has_heard_of_none_is_given_up(
     folder, work = cluster
     endings, said = refusals.Endings(folder, work), []
     context = Context(*known)
-    watch = refusals.Watch(folder, lambda: context, lambda *more: said.append(more))
+    watch = refusals.Watch(folder, None, lambda: context, lambda *more: said.append(more))
     for number in range(3):
         endings.read(ended(application, number))
     watch._judge()
-    assert said == ([(context, "exit code 1")] if given_up else [])
+    told = [(about, error.seen) for about, error in said]
+    assert told == ([(context, "exit code 1")] if given_up else [])
     assert not (folder / "spark" / "refused").exists(), "it has been read"

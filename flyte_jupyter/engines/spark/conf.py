@@ -36,11 +36,14 @@ _HERE: dict[str, str] = {
     "spark.authenticate.secret": "the secret is made for the cluster",
     "spark.network.crypto.enabled": "connections are always encrypted",
     "spark.decommission.enabled": "workers that are scaled away always finish their tasks",
+    "spark.cores.max": "the number of executors is spark.executor.instances, as on Kubernetes",
     "spark.ui.showConsoleProgress": "progress is shown in the notebook",
 }  # fmt: skip
 _OTHERS = {
     "spark.kubernetes.": "there is no Kubernetes on this machine",
     "spark.yarn.": "there is no YARN on this machine",
+    "spark.executor.resource.": "workers offer cores and memory alone",
+    "spark.task.resource.": "workers offer cores and memory alone",
 }
 
 

@@ -47,6 +47,15 @@ def no_executors(said: str) -> ClusterError:
     )
 
 
+def no_room(lack: str) -> ClusterError:
+    """Say in one line that no worker can have an executor of an application, and why."""
+    return ClusterError(
+        "no worker of the cluster has room for an executor",
+        seen=lack,
+        fix="Workers are made for what Spark(spark_conf=...) says of executors: say it there.",
+    )
+
+
 def telling(lines: Sequence[str]) -> str:
     """Return the line in which a JVM that did not start says why; empty if it said nothing."""
     said = [line.strip() for line in lines if line.strip()]

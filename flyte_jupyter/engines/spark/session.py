@@ -8,6 +8,7 @@ one, Flyte's plugin included. A session that a cell has stopped is made anew for
 from __future__ import annotations
 
 import contextlib
+import copy
 import copyreg
 import logging
 import os
@@ -30,7 +31,8 @@ from flyte_jupyter.engines.spark.gateway import Gateway
 from flyte_jupyter.engines.spark.pages import note_port
 from flyte_jupyter.engines.spark.progress import StageProgress
 from flyte_jupyter.engines.spark.refusals import Watch
-from flyte_jupyter.errors import CaptureError, FlyteJupyterError
+from flyte_jupyter.engines.spark.room import Room
+from flyte_jupyter.errors import CaptureError, ClusterError, FlyteJupyterError
 
 _APP = "FlyteSpark"
 _PYTHON = "spark.pyspark.python"
@@ -70,7 +72,7 @@ class Connection(Mapping[str, Any]):
         self._doubtful = self._clean = False
         self._progress: StageProgress | None = None
         self._watch: Watch | None = None
-        self._refused: tuple[Any, str] = (None, "")
+        self._refused: tuple[Any, ClusterError | None] = (None, None)
 
     def begin(self) -> None:
         """Wait for what has been started, and make the first session."""
@@ -92,7 +94,8 @@ class Connection(Mapping[str, Any]):
         self.session()
         shell = _shell()
         if self._watch is None:
-            self._watch = Watch(self._member.folder, lambda: self.context, self._give_up)
+            room = Room(self._member.wait_for("master")["pages"])
+            self._watch = Watch(self._member.folder, room, lambda: self.context, self._give_up)
         if shell is not None and self._progress is None:
             self._progress = StageProgress(lambda: self.context)
             shell.events.register("pre_run_cell", self._before_cell)
@@ -156,18 +159,16 @@ class Connection(Mapping[str, Any]):
                 # The JVM keeps it by thread, and the next command comes on another.
                 session._jvm.SparkSession.setActiveSession(session._jsparkSession)
 
-    def _give_up(self, context: Any, said: str) -> None:
+    def _give_up(self, context: Any, error: ClusterError) -> None:
         """Stop an application that gets no executors; the next cell has another."""
-        self._refused = context, said
+        self._refused = context, error
         self._doubtful = True
         context._jsc.sc().stop()
 
     def _cause(self) -> Exception | None:
         """Return why commands fail, where it is not what the JVM says."""
-        context, said = self._refused
-        if context is None or SparkContext._active_spark_context is not context:
-            return None
-        return failures.no_executors(said)
+        context, error = self._refused
+        return copy.copy(error) if SparkContext._active_spark_context is context else None
 
     def __getitem__(self, name: str) -> Any:
         if name != "spark":

@@ -1,0 +1,35 @@
+"""Settings that a cell gives by itself, and what of them Spark would pass over in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.test_spark import PATIENCE, SPARK
+from tests.notebook import Notebook, notebook, task
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Notebook:
+    """A notebook whose `env` is a Spark environment of one worker, up already."""
+    with notebook(tmp_path_factory.mktemp("settings"), SPARK) as made:
+        made.run("CONF['spark.executor.instances'] = '1'")
+        made.run("env = flyte.TaskEnvironment(name='own', plugin_config=Spark(spark_conf=CONF))")
+        made.run(task("spark.range(4).count()"), timeout=PATIENCE)
+        yield made
+
+
+def test_executors_for_which_no_worker_has_room_are_said_with_what_there_is(book):
+    body = """
+    from pyspark.sql import SparkSession
+    spark.stop()
+    large = SparkSession.builder.config("spark.executor.memory", "4g").getOrCreate()
+    large.range(10).count()
+    """
+    error = book.fail(task(body), PATIENCE)
+    assert error.name == "ClusterError"
+    assert "no worker of the cluster has room for an executor" in error.value
+    assert "one asks for 4096 MiB, 1 core; a worker has 896 MiB, 1 core" in error.value
+    assert "\n" not in error.value
+    assert book.run(task("spark.range(7).count()"), timeout=PATIENCE).result == "7"

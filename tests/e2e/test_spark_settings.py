@@ -33,3 +33,30 @@ def test_executors_for_which_no_worker_has_room_are_said_with_what_there_is(book
     assert "one asks for 4096 MiB, 1 core; a worker has 896 MiB, 1 core" in error.value
     assert "\n" not in error.value
     assert book.run(task("spark.range(7).count()"), timeout=PATIENCE).result == "7"
+
+
+def test_what_only_a_new_session_could_have_is_said_and_not_pretended(book):
+    body = """
+    from pyspark.sql import SparkSession
+    builder = SparkSession.builder.appName("mine").master("local[*]")
+    builder = builder.config("spark.executor.memory", "3g").config("spark.driver.memory", "600m")
+    builder = builder.config("spark.jars.packages", "no.such:package:1")
+    builder = builder.config("spark.sql.extensions", "no.such.Extension")
+    builder = builder.config("spark.sql.catalog.mine", "a.Catalog").config("spark.mine", "1")
+    same = builder.config("spark.sql.shuffle.partitions", "3").getOrCreate() is spark
+    names = ("spark.executor.memory", "spark.sql.shuffle.partitions", "spark.mine")
+    same, [spark.conf.get(name) for name in names]
+    """
+    cell = book.task(body)
+    assert cell.result == "(True, ['512m', '3', '1'])"
+    lines = cell.stderr.splitlines()
+    start = "SparkSession.builder: "
+    assert [line.removeprefix(start).partition(" ")[0] for line in lines] == [
+        "spark.executor.memory",
+        "spark.jars.packages",
+        "spark.master",
+        "spark.sql.extensions",
+    ]
+    assert "put it into Spark(spark_conf=...)" in lines[0]
+    assert "the master is the cluster's own" in lines[2]
+    assert not book.task(body).stderr, "once is enough"

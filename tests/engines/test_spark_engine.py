@@ -110,6 +110,13 @@ def test_more_cores_than_the_machine_has_are_shared_and_that_is_said():
     assert ENGINE.remarks(Spark(spark_conf={"spark.executor.cores": "1"})) == []
 
 
+def test_arguments_for_the_start_of_spark_are_said_to_be_passed_over(monkeypatch):
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--packages a:b:1 pyspark-shell")
+    assert "PYSPARK_SUBMIT_ARGS is not read" in ENGINE.remarks(Spark())[0]
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "pyspark-shell")
+    assert ENGINE.remarks(Spark()) == []
+
+
 def test_what_a_local_cluster_cannot_have_is_named():
     assert ENGINE.ignored(Spark(spark_conf={"spark.sql.shuffle.partitions": "2"})) == {}
     config = Spark(

@@ -69,6 +69,11 @@ def test_a_session_is_asked_for_by_what_is_replaced():
     builder = SparkSession.Builder()
     assert builder.appName("name")._options == {"spark.app.name": "name"}
     assert list(inspect.signature(builder.getOrCreate).parameters) == []
+    entries = constants("spark-common-utils", f"{CONFIG}/ConfigEntry")
+    assert b"findEntry" in entries
+    assert b"defaultValueString" in entries
+    for key in (b"spark.executor.memory", b"spark.jars.packages"):
+        assert key in constants("spark-core", f"{CONFIG}/package")
 
 
 def test_a_command_of_py4j_goes_through_what_is_replaced():

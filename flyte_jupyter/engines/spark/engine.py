@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from flyte_jupyter.errors import EngineError, UsageError
 _DAEMONS = "flyte_jupyter.engines.spark.daemons"
 _DRIVER = "flyte_jupyter.engines.spark.session"
 _OLDEST = 4
+_SUBMIT, _NOTHING = "PYSPARK_SUBMIT_ARGS", "pyspark-shell"
 _OPTIONS = {
     "workers": "spark.executor.instances",
     "worker-cpu": "spark.executor.cores",
@@ -128,9 +130,12 @@ class SparkEngine:
         return reasons
 
     def remarks(self, config: Any) -> list[str]:
-        """Say what executors were promised that this machine does not have."""
+        """Say what executors were promised that is not there, and what is not read."""
         said = conf.given(conf.read(config.spark_conf))
-        return [said] if said else []
+        remarks = [said] if said else []
+        if os.environ.get(_SUBMIT, _NOTHING).strip() != _NOTHING:
+            remarks.append(f"{_SUBMIT} is not read: say in spark_conf what it says")
+        return remarks
 
 
 def _require_pyspark() -> None:

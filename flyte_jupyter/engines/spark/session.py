@@ -26,7 +26,7 @@ from pyspark.sql.classic.dataframe import DataFrame
 
 from flyte_jupyter.driver import refs
 from flyte_jupyter.engines.engine import Member
-from flyte_jupyter.engines.spark import failures, interrupts
+from flyte_jupyter.engines.spark import builder, failures, interrupts
 from flyte_jupyter.engines.spark.gateway import Gateway
 from flyte_jupyter.engines.spark.pages import note_port
 from flyte_jupyter.engines.spark.progress import StageProgress
@@ -88,7 +88,7 @@ class Connection(Mapping[str, Any]):
             self._jvm.java.lang.System.setProperty("spark.master", address)
             _pickle_local_modules_by_value()
             _show_and_keep_dataframes()
-            _ask_the_jvm_no_more()
+            builder.answer_and_tell()
             _say_less()
             failures.make_readable()
         self.session()
@@ -192,24 +192,6 @@ def _pickle_local_modules_by_value() -> None:
     """Have PySpark, which brings a cloudpickle of its own, know the same modules."""
     theirs, ours = pyspark.cloudpickle.cloudpickle, cloudpickle.cloudpickle
     theirs._PICKLE_BY_VALUE_MODULES = ours._PICKLE_BY_VALUE_MODULES
-
-
-def _ask_the_jvm_no_more() -> None:
-    """Have `getOrCreate` answer at once where there is a session and nothing is to be set.
-
-    Flyte's plugin calls it before every cell, to be given the session that there is; PySpark would
-    set the application's name anew in it, which takes six round trips to the JVM.
-    """
-    builder = SparkSession.Builder
-    get_or_create = builder.getOrCreate
-
-    def get_or_create_quickly(self: Any) -> Any:
-        session = SparkSession._instantiatedSession
-        if session is None or session._sc._jsc is None or set(self._options) - {"spark.app.name"}:
-            return get_or_create(self)
-        return session
-
-    builder.getOrCreate = get_or_create_quickly
 
 
 def _show_and_keep_dataframes() -> None:

@@ -60,3 +60,28 @@ def test_what_only_a_new_session_could_have_is_said_and_not_pretended(book):
     assert "put it into Spark(spark_conf=...)" in lines[0]
     assert "the master is the cluster's own" in lines[2]
     assert not book.task(body).stderr, "once is enough"
+
+
+DYNAMIC = """
+allocation = {"enabled": "true", "minExecutors": "1", "maxExecutors": "2"}
+allocation = {f"spark.dynamicAllocation.{key}": value for key, value in allocation.items()}
+settings = {**CONF, **allocation, "spark.shuffle.service.enabled": "true"}
+dynamic = flyte.TaskEnvironment(name="dynamic", plugin_config=Spark(spark_conf=settings))
+"""
+
+
+def test_executors_come_as_they_are_needed_and_need_no_shuffle_service(book):
+    book.run(DYNAMIC)
+    body = """
+    import os, time
+    def where(x):
+        time.sleep(0.3)
+        return os.getppid(), x
+    found = set()
+    while len(found) < 2:
+        pairs = spark.sparkContext.parallelize(range(16), 8).map(where).groupByKey(2)
+        found |= {parent for parent, _ in pairs.collect()}
+    """
+    cell = book.run(task(body, environment="dynamic"), timeout=PATIENCE)
+    assert "spark.shuffle.service.enabled'] is not honoured" in cell.stderr
+    book.run("%flyte down dynamic")

@@ -16,6 +16,7 @@ import pytest
 
 from flyte_jupyter.engines import requirements
 from flyte_jupyter.engines.engine import ClusterSpec
+from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.engines.spark import conf, java, layout, pages, progress, trampoline
 from flyte_jupyter.engines.spark.engine import SparkEngine
 from flyte_jupyter.errors import EngineError, UsageError
@@ -59,6 +60,45 @@ def test_another_number_of_executors_is_had_by_scaling():
     assert few.driver_args == many.driver_args
     assert few.role("worker").shares == ("cores",)
     assert described(executor_cores="1").role("worker").shares == ()
+
+
+def dynamic(**settings: str) -> Spark:
+    keys = {f"spark.dynamicAllocation.{key}": value for key, value in settings.items()}
+    return Spark(spark_conf={"spark.dynamicAllocation.enabled": "true", **keys})
+
+
+def test_executors_that_spark_asks_for_have_a_worker_each_as_far_as_there_are_cores():
+    cores = machine_cpus()
+    worker = ENGINE.describe(dynamic(minExecutors="0", maxExecutors="1"), None).role("worker")
+    assert (worker.replicas, worker.least, worker.most) == (1, None, 1)
+    config = dynamic(minExecutors="1", maxExecutors="9999")
+    worker = ENGINE.describe(config, None).role("worker")
+    assert (worker.replicas, worker.least, worker.most) == (cores, 1, 9999)
+    assert worker.bounds == "minExecutors={least}, maxExecutors={most}"
+    assert "of at most 9999, for want of cores" in ENGINE.remarks(config)[0]
+    assert ENGINE.describe(dynamic(), None).role("worker").replicas == cores
+    many = str(cores + 3)
+    for key in ("minExecutors", "initialExecutors"):
+        assert ENGINE.describe(dynamic(**{key: many}), None).role("worker").replicas == cores + 3
+    config = dynamic(maxExecutors=many)
+    config.spark_conf["spark.executor.instances"] = many
+    spec = ENGINE.describe(config, None)
+    assert spec.role("worker").replicas == cores + 3
+    assert spec.driver_args["conf"]["spark.executor.instances"] == many, "with which Spark begins"
+    with pytest.raises(EngineError, match="maxExecutors must be a whole number of at least 1"):
+        ENGINE.describe(dynamic(maxExecutors="0"), None)
+
+
+def test_a_shuffle_service_is_named_and_not_waited_for():
+    config = dynamic(**{"shuffleTracking.enabled": "false"})
+    config.spark_conf["spark.shuffle.service.enabled"] = "true"
+    assert set(ENGINE.ignored(config)) == {
+        "spark_conf['spark.shuffle.service.enabled']",
+        "spark_conf['spark.dynamicAllocation.shuffleTracking.enabled']",
+    }
+    conf = ENGINE.describe(config, None).driver_args["conf"]
+    assert conf == {"spark.dynamicAllocation.enabled": "true"}
+    assert ENGINE.ignored(Spark(spark_conf={"spark.shuffle.service.enabled": "false"})) == {}
 
 
 def test_settings_reach_the_driver_and_hadoops_as_sparks():

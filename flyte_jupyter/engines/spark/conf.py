@@ -15,6 +15,7 @@ from flyte_jupyter.errors import EngineError
 EXECUTORS = 2
 """As many as Spark starts on Kubernetes when nothing is said."""
 
+_DYNAMIC = "spark.dynamicAllocation"
 _MIB = 2**20
 _UNITS = {"b": 1, "k": 2**10, "m": _MIB, "g": 2**30, "t": 2**40, "p": 2**50}
 _OVERHEAD = 384
@@ -39,6 +40,11 @@ _HERE: dict[str, str] = {
     "spark.cores.max": "the number of executors is spark.executor.instances, as on Kubernetes",
     "spark.ui.showConsoleProgress": "progress is shown in the notebook",
 }  # fmt: skip
+_ANYWAY = {
+    "spark.shuffle.service.enabled": ("false", "shuffles are tracked instead, as on Kubernetes"),
+    "spark.dynamicAllocation.shuffleTracking.enabled": ("true", "there is no shuffle service"),
+}
+"""Settings of which one value holds anyhow, and why another does not."""
 _OTHERS = {
     "spark.kubernetes.": "there is no Kubernetes on this machine",
     "spark.yarn.": "there is no YARN on this machine",
@@ -63,6 +69,10 @@ class Shape:
         MiB of each one's heap.
     memory
         MiB that each may take in all.
+    dynamic
+        Whether Spark asks for executors as it needs them.
+    least, most
+        The fewest and the most that it then has; None for no bound.
     """
 
     executors: int
@@ -70,6 +80,15 @@ class Shape:
     shared: bool
     heap: int
     memory: int
+    dynamic: bool = False
+    least: int | None = None
+    most: int | None = None
+
+    @property
+    def bounds(self) -> str:
+        """How the bounds are declared, for `Role.bounds`."""
+        ends = {"minExecutors={least}": self.least, "maxExecutors={most}": self.most}
+        return ", ".join(text for text, end in ends.items() if end is not None)
 
 
 def read(conf: Mapping[str, str]) -> Shape:
@@ -87,8 +106,14 @@ def read(conf: Mapping[str, str]) -> Shape:
                 seen=f"{key} is {value!r}",
                 fix=f'Write "{key}": "{value}".',
             )
-    executors = _count(conf, "spark.executor.instances") or EXECUTORS
     cores = _count(conf, "spark.executor.cores")
+    dynamic = conf.get(f"{_DYNAMIC}.enabled", "").strip().lower() == "true"
+    least = _count(conf, f"{_DYNAMIC}.minExecutors", 0) if dynamic else 0
+    most = _count(conf, f"{_DYNAMIC}.maxExecutors") if dynamic else 0
+    executors = _count(conf, "spark.executor.instances") or (0 if dynamic else EXECUTORS)
+    if dynamic:
+        executors = max(executors, least, _count(conf, f"{_DYNAMIC}.initialExecutors", 0))
+        executors = max(executors, min(most or machine_cpus(), machine_cpus() // (cores or 1)), 1)
     heap = _size(conf, "spark.executor.memory") or 1024
     beside = _size(conf, "spark.executor.memoryOverhead") or max(_OVERHEAD, heap // 10)
     beside += _size(conf, "spark.executor.pyspark.memory")
@@ -96,7 +121,8 @@ def read(conf: Mapping[str, str]) -> Shape:
     driver = _size(conf, "spark.driver.memory") or 1024
     _check_memory(executors, heap, driver)
     share = max(1, machine_cpus() // executors)
-    return Shape(executors, cores or share, not cores, heap, heap + beside)
+    size = cores or share, not cores, heap, heap + beside
+    return Shape(executors, *size, dynamic, least or None, most or None)
 
 
 def driver_heap(conf: Mapping[str, str]) -> int:
@@ -107,6 +133,14 @@ def driver_heap(conf: Mapping[str, str]) -> int:
 def driver_cores(conf: Mapping[str, str]) -> int:
     """Return the cores of the driver; one, as on Kubernetes, if nothing is said."""
     return _count(conf, "spark.driver.cores") or 1
+
+
+def cut(shape: Shape) -> str:
+    """Say that there are fewer executors than Spark may ask for; empty if there are not."""
+    if shape.most is None or shape.executors >= shape.most:
+        return ""
+    what = "1 executor runs" if shape.executors == 1 else f"{shape.executors} executors run"
+    return f"{what} at a time, of at most {shape.most}, for want of cores; %flyte scale gives more"
 
 
 def given(shape: Shape) -> str:
@@ -124,6 +158,9 @@ def given(shape: Shape) -> str:
 def ignored(conf: Mapping[str, str]) -> dict[str, str]:
     """Return the keys that mean nothing here, with the reason; several of a kind as ``kind.*``."""
     reasons = {key: _HERE[key] for key in conf if key in _HERE}
+    for key, (value, reason) in _ANYWAY.items():
+        if conf.get(key, value).strip().lower() != value:
+            reasons[key] = reason
     for prefix, reason in _OTHERS.items():
         if found := sorted(key for key in conf if str(key).startswith(prefix)):
             reasons[found[0] if len(found) == 1 else f"{prefix}*"] = reason
@@ -132,7 +169,8 @@ def ignored(conf: Mapping[str, str]) -> dict[str, str]:
 
 def honoured(conf: Mapping[str, str]) -> dict[str, str]:
     """Return what is left of a `spark_conf` for Spark."""
-    return {k: v for k, v in conf.items() if k not in _HERE and not k.startswith(tuple(_OTHERS))}
+    without = {*_HERE, *_ANYWAY}
+    return {k: v for k, v in conf.items() if k not in without and not k.startswith(tuple(_OTHERS))}
 
 
 def local_folders(conf: Mapping[str, str]) -> list[str]:
@@ -146,14 +184,14 @@ def hadoop(conf: Mapping[str, Any]) -> dict[str, str]:
     return {prefix + str(key).removeprefix(prefix): str(value) for key, value in conf.items()}
 
 
-def _count(conf: Mapping[str, str], key: str) -> int:
-    """Return a whole number of at least 1; 0 if the key is not there."""
+def _count(conf: Mapping[str, str], key: str, least: int = 1) -> int:
+    """Return a whole number of at least `least`; 0 if the key is not there."""
     if key not in conf:
         return 0
     text = conf[key].strip()
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
         raise EngineError(
-            f"{key} must be a whole number of at least 1",
+            f"{key} must be a whole number of at least {least}",
             seen=repr(conf[key]),
             fix=f'Write "{key}": "2".',
         )

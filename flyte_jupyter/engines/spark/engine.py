@@ -49,8 +49,9 @@ class SparkEngine:
         settings = {**conf.honoured(config.spark_conf), **conf.hadoop(config.hadoop_conf)}
         folders = conf.local_folders(config.spark_conf)
         size = {"cores": shape.cores, "memory": shape.memory, "folders": folders}
-        # The number of executors is that of the workers: another number is had by scaling.
-        settings.pop("spark.executor.instances", None)
+        if not shape.dynamic:
+            # The number of executors is that of the workers: another number is had by scaling.
+            settings.pop("spark.executor.instances", None)
         return ClusterSpec(
             engine=self.name,
             roles=(
@@ -63,6 +64,9 @@ class SparkEngine:
                     after=("master",),
                     scalable=True,
                     shares=("cores",) if shape.shared else (),
+                    least=shape.least,
+                    most=shape.most,
+                    bounds=shape.bounds,
                 ),
             ),
             preload=self.preload,
@@ -131,8 +135,8 @@ class SparkEngine:
 
     def remarks(self, config: Any) -> list[str]:
         """Say what executors were promised that is not there, and what is not read."""
-        said = conf.given(conf.read(config.spark_conf))
-        remarks = [said] if said else []
+        shape = conf.read(config.spark_conf)
+        remarks = [said for said in (conf.cut(shape), conf.given(shape)) if said]
         if os.environ.get(_SUBMIT, _NOTHING).strip() != _NOTHING:
             remarks.append(f"{_SUBMIT} is not read: say in spark_conf what it says")
         return remarks

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 _LOOKS = 4
 """Times in a row that an application is found waiting beside idle workers before that is told."""
 _TIMEOUT = 10.0
+_BACKLOG = "spark.dynamicAllocation.schedulerBacklogTimeout"
+"""How long tasks wait before an executor is asked for; where it is set that may be long."""
 
 
 class Room:
@@ -42,11 +44,12 @@ class Room:
             return ""
         cluster = self._ask()
         own = [app for app in cluster["activeapps"] if app["id"] == context.applicationId]
-        if own and own[0]["state"] != "WAITING":
+        if own and (own[0]["state"] != "WAITING" or context.getConf().contains(_BACKLOG)):
             self._served = context
+            return ""
         workers = [worker for worker in cluster["workers"] if worker["state"] == "ALIVE"]
         idle = not any(worker["coresused"] or worker["memoryused"] for worker in workers)
-        if not (own and own[0]["state"] == "WAITING" and workers and idle and _has_work(context)):
+        if not (own and workers and idle and _has_work(context)):
             self._found = 0
             return ""
         self._found += 1

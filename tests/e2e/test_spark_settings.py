@@ -62,6 +62,14 @@ def test_what_only_a_new_session_could_have_is_said_and_not_pretended(book):
     assert not book.task(body).stderr, "once is enough"
 
 
+def test_tables_go_with_their_catalog_and_leave_the_notebooks_folder_alone(book):
+    body = 'spark.range(5).write.saveAsTable("numbers")\nspark.table("numbers").count()'
+    assert book.task(body).result == "5"
+    book.run("%flyte restart env", timeout=PATIENCE)
+    assert book.run(task(body), timeout=PATIENCE).result == "5"
+    assert book.value("__import__('os').listdir()") == []
+
+
 DYNAMIC = """
 allocation = {"enabled": "true", "minExecutors": "1", "maxExecutors": "2"}
 allocation = {f"spark.dynamicAllocation.{key}": value for key, value in allocation.items()}

@@ -28,6 +28,7 @@ _DEFAULTS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     **retiring.SETTINGS,
 }
+_CATALOG = "spark.sql.catalogImplementation"
 _LOOK = 0.005
 _LAST_WORDS = 2000
 """Bytes at the end of what a JVM has logged in which it says why it did not start."""
@@ -40,6 +41,7 @@ def settings(member: Member) -> dict[str, str]:
     key = "spark.executor.defaultJavaOptions"
     return {
         **_DEFAULTS,
+        **_warehouse(member),
         **asked,
         **layout.guarded(member.args),
         "spark.decommission.enabled": "true",  # an executor that is told to leave must know how
@@ -52,6 +54,18 @@ def settings(member: Member) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
         key: f"{ours} {asked.get(key, '')}".strip(),
     }
+
+
+def _warehouse(member: Member) -> dict[str, str]:
+    """Return where tables go that nobody has a place for: they end with the catalog of a session.
+
+    Left behind, they would keep the next session from making tables of the same names. Where the
+    catalog is Hive's, it stays, and so do they.
+    """
+    if member.args["conf"].get(_CATALOG, "").strip() == "hive":
+        return {}
+    folder = layout.local(member.folder, member.args) / f"warehouse-{os.getpid()}"
+    return {"spark.sql.warehouse.dir": str(folder)}
 
 
 class Gateway:

@@ -84,6 +84,11 @@ def environ(folder: Path, args: Mapping[str, Any], found: java.Java) -> dict[str
     }
 
 
+def local(folder: Path, args: Mapping[str, Any]) -> Path:
+    """Return a folder for what is large and goes with the cluster."""
+    return Path(next(_local(folder, args.get("folders", ()))))
+
+
 def _local(folder: Path, elsewhere: Sequence[str]) -> Iterator[str]:
     """Yield where JVMs write what does not fit into memory.
 

@@ -93,3 +93,13 @@ def test_executors_come_as_they_are_needed_and_need_no_shuffle_service(book):
     cell = book.run(task(body, environment="dynamic"), timeout=PATIENCE)
     assert "spark.shuffle.service.enabled'] is not honoured" in cell.stderr
     book.run("%flyte down dynamic")
+
+
+def test_pages_that_the_session_has_not_got_are_no_link(book):
+    bare = "{**CONF, 'spark.ui.enabled': 'false'}"
+    book.run(f"bare = flyte.TaskEnvironment(name='bare', plugin_config=Spark(spark_conf={bare}))")
+    book.run("%flyte up bare", timeout=PATIENCE)
+    shown = str(book.run("%flyte dashboard bare").result)
+    assert "Spark master: http" in shown
+    assert "Spark jobs" not in shown
+    book.run("%flyte down bare")

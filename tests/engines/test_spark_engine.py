@@ -221,7 +221,7 @@ def test_an_option_that_makes_no_sense_is_a_usage_error(options, said):
 
 def test_pages_are_links_once_there_are_some():
     assert ENGINE.links({}) == {}
-    links = ENGINE.links({"master": [{"pages": "http://127.0.0.1:1/t"}]})
+    links = ENGINE.links({"master": [{"pages": "http://127.0.0.1:1/t", "ui": True}]})
     assert links == {
         "Spark jobs": "http://127.0.0.1:1/t/ui/jobs/",
         "Spark master": "http://127.0.0.1:1/t/master/",

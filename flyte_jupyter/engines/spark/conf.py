@@ -107,7 +107,7 @@ def read(conf: Mapping[str, str]) -> Shape:
                 fix=f'Write "{key}": "{value}".',
             )
     cores = _count(conf, "spark.executor.cores")
-    dynamic = conf.get(f"{_DYNAMIC}.enabled", "").strip().lower() == "true"
+    dynamic = _is(conf, f"{_DYNAMIC}.enabled", "true")
     least = _count(conf, f"{_DYNAMIC}.minExecutors", 0) if dynamic else 0
     most = _count(conf, f"{_DYNAMIC}.maxExecutors") if dynamic else 0
     executors = _count(conf, "spark.executor.instances") or (0 if dynamic else EXECUTORS)
@@ -135,6 +135,11 @@ def driver_cores(conf: Mapping[str, str]) -> int:
     return _count(conf, "spark.driver.cores") or 1
 
 
+def has_pages(conf: Mapping[str, str]) -> bool:
+    """Return whether a session has web pages."""
+    return not _is(conf, "spark.ui.enabled", "false")
+
+
 def cut(shape: Shape) -> str:
     """Say that there are fewer executors than Spark may ask for; empty if there are not."""
     if shape.most is None or shape.executors >= shape.most:
@@ -159,7 +164,7 @@ def ignored(conf: Mapping[str, str]) -> dict[str, str]:
     """Return the keys that mean nothing here, with the reason; several of a kind as ``kind.*``."""
     reasons = {key: _HERE[key] for key in conf if key in _HERE}
     for key, (value, reason) in _ANYWAY.items():
-        if conf.get(key, value).strip().lower() != value:
+        if key in conf and not _is(conf, key, value):
             reasons[key] = reason
     for prefix, reason in _OTHERS.items():
         if found := sorted(key for key in conf if str(key).startswith(prefix)):
@@ -182,6 +187,11 @@ def hadoop(conf: Mapping[str, Any]) -> dict[str, str]:
     """Return a `hadoop_conf` as Spark takes it."""
     prefix = "spark.hadoop."
     return {prefix + str(key).removeprefix(prefix): str(value) for key, value in conf.items()}
+
+
+def _is(conf: Mapping[str, str], key: str, value: str) -> bool:
+    """Tell what a switch is set to, as Spark reads it."""
+    return conf.get(key, "").strip().lower() == value
 
 
 def _count(conf: Mapping[str, str], key: str, least: int = 1) -> int:

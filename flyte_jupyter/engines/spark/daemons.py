@@ -44,7 +44,7 @@ def run_master(member: Member) -> None:
         elif match := re.search(r"MasterWebUI.* started at http://\S+?:(\d+)", line):
             pages.ports["master"] = int(match[1])
         elif "New state: ALIVE" in line:
-            member.ready(address=address[0], pages=pages.serve())
+            member.ready(address=address[0], pages=pages.serve(), ui=member.args["ui"])
 
     _be(_start(member, _MASTER), read)
 

@@ -55,7 +55,12 @@ class SparkEngine:
         return ClusterSpec(
             engine=self.name,
             roles=(
-                Role("master", f"{_DAEMONS}:run_master", vital=True),
+                Role(
+                    "master",
+                    f"{_DAEMONS}:run_master",
+                    args={"ui": conf.has_pages(config.spark_conf)},
+                    vital=True,
+                ),
                 Role(
                     "worker",
                     f"{_DAEMONS}:run_worker",
@@ -116,10 +121,12 @@ class SparkEngine:
 
     def links(self, facts: Facts) -> dict[str, str]:
         """Return the pages of the session and of the master."""
-        pages = [fact["pages"] for fact in facts.get("master", ()) if fact.get("pages")]
-        if not pages:
+        masters = [fact for fact in facts.get("master", ()) if fact.get("pages")]
+        if not masters:
             return {}
-        return {"Spark jobs": f"{pages[0]}/ui/jobs/", "Spark master": f"{pages[0]}/master/"}
+        pages = masters[0]["pages"]
+        jobs = {"Spark jobs": f"{pages}/ui/jobs/"} if masters[0]["ui"] else {}
+        return {**jobs, "Spark master": f"{pages}/master/"}
 
     def ignored(self, config: Any) -> Mapping[str, str]:
         """Name what processes on this machine cannot have."""

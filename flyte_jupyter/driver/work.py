@@ -18,6 +18,7 @@ from flyte_jupyter.driver.flyte_sdk import context as flyte_context
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import learn, let_register_again
 from flyte_jupyter.driver.functions import RESULT, Call, Inside
 from flyte_jupyter.driver.links import show_links
+from flyte_jupyter.driver.present import running
 from flyte_jupyter.driver.replies import Ending, meant
 from flyte_jupyter.driver.shell import DriverShell
 from flyte_jupyter.driver.wire import TaskRequest
@@ -68,6 +69,15 @@ async def perform(
     inside
         Makes a context that is entered while a function of the user's runs.
     """
+    with running(work.request["run"]) as run:
+        ending = await _perform(ipython, work, namespace, inside)
+        run.error = ending.error
+        return ending
+
+
+async def _perform(
+    ipython: DriverShell, work: Work, namespace: dict[str, Any], inside: Inside
+) -> Ending:
     request, inputs = work.request, work.inputs
     _learn_connectors(work.declaration["connectors"])
     outcome: list[Ending] = []

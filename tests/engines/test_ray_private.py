@@ -83,6 +83,19 @@ def test_what_workers_print_is_marked_and_printed_by_a_function():
     assert done.stdout == "(f pid=7) words\n"
 
 
+def test_submissions_can_be_heard_of_and_what_has_not_ended_can_be_found():
+    import ray.actor
+    import ray.remote_function
+    from ray import _raylet
+
+    kinds = (ray.remote_function.RemoteFunction, ray.actor.ActorMethod, ray.actor.ActorClass)
+    for kind in kinds:
+        assert "self._remote(" in inspect.getsource(kind)
+    for name in ("kill_actor", "get_current_task_id", "get_pending_children_task_ids"):
+        assert callable(getattr(_raylet.CoreWorker, name))
+    assert "_generator_ref" in inspect.getsource(ray.cancel)
+
+
 def test_rays_own_cloudpickle_has_a_registry_to_share():
     import cloudpickle.cloudpickle
     import ray.cloudpickle.cloudpickle

@@ -19,6 +19,7 @@ from IPython.core.getipython import get_ipython
 from flyte_jupyter.engines.engine import Member
 from flyte_jupyter.engines.ray import private
 from flyte_jupyter.engines.ray.groups import HEAD
+from flyte_jupyter.engines.ray.submissions import Submissions
 from flyte_jupyter.engines.ray.worker_output import WorkerOutput
 from flyte_jupyter.errors import EngineError
 
@@ -58,6 +59,7 @@ def connect(member: Member) -> None:
     if head:
         output = _show_output_of_workers(Path(head["session"]) / "logs")
         ray.shutdown = _leaving(output, ray.shutdown)
+    Submissions()
 
 
 def _look_for(address: str) -> None:

@@ -11,16 +11,19 @@ ports, and starts a dozen processes. This uses what that command line itself and
 - `ray._raylet.GcsClient.drain_node` and `ray.autoscaler.v2.sdk.get_cluster_status`
 - `ray._raylet.persist_port` and the names under which agents tell their ports
 - `ray._private.worker.print_to_stdstream`, which formats what workers print, and the deduplicators
+- `_remote` of remote functions, actor classes and their methods, `CoreWorker.kill_actor` and
+  `CoreWorker.get_pending_children_task_ids`
 - `ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES`, a registry of Ray's own
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,9 @@ import ray._private.ray_logging
 import ray._private.services
 import ray._private.worker
 import ray._raylet
+import ray.actor
 import ray.cloudpickle.cloudpickle
+import ray.remote_function
 
 from flyte_jupyter.engines.ray import agents
 from flyte_jupyter.engines.ray.agent_client import VARIABLE
@@ -230,6 +235,49 @@ def present_job() -> str | None:
         return None
     job: str = ray._private.worker.global_worker.current_job_id.hex()
     return job
+
+
+def tell_of_submissions(tell: Callable[[Any, dict[str, Any]], None]) -> None:
+    """Have a function called with what each ``.remote()`` gives, and with its options."""
+    for kind in (ray.remote_function.RemoteFunction, ray.actor.ActorMethod, ray.actor.ActorClass):
+        kind._remote = _telling(kind._remote, tell)
+
+
+def _telling(submit: Any, tell: Callable[[Any, dict[str, Any]], None]) -> Any:
+    @functools.wraps(submit)
+    def submit_and_tell(*args: Any, **options: Any) -> Any:
+        given = submit(*args, **options)
+        tell(given, options)
+        return given
+
+    return submit_and_tell
+
+
+def object_ids(given: Any) -> list[bytes]:
+    """Return the id of one of the refs that a submission has given: it names the task."""
+    if isinstance(given, ray.ObjectRefGenerator):
+        return [given._generator_ref.binary()]
+    refs = given if isinstance(given, list) else [given]
+    return [ref.binary() for ref in refs[:1] if isinstance(ref, ray.ObjectRef)]
+
+
+def present_task() -> Any:
+    """Return the id under which this thread submits tasks."""
+    return ray._private.worker.global_worker.core_worker.get_current_task_id()
+
+
+def unfinished(objects: Collection[bytes], parents: Collection[Any]) -> set[bytes]:
+    """Return those objects whose task, which one of some parents has submitted, goes on."""
+    worker = ray._private.worker.global_worker.core_worker
+    pending = {
+        task.binary() for parent in parents for task in worker.get_pending_children_task_ids(parent)
+    }
+    return {found for found in objects if found[: ray.TaskID.size()] in pending}
+
+
+def kill_actor(actor: Any) -> None:
+    """End an actor by its id, for nobody may have a handle of it any more."""
+    ray._private.worker.global_worker.core_worker.kill_actor(actor, True)
 
 
 def print_lines(batch: Mapping[str, Any]) -> None:

@@ -1,0 +1,99 @@
+"""What each run has given to Ray, so that it ends with a run that fails or is stopped.
+
+Ray ends what a driver has submitted when that driver ends. Here it stays for the next cell, which
+would wait behind tasks that nobody waits for; and so would the next attempt of a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from typing import Any
+
+import ray
+
+from flyte_jupyter.driver.present import PresentRun, present_run
+from flyte_jupyter.engines.ray import private
+
+_GRACE = 3.0
+"""Seconds that a task has to take notice, before the worker that runs it is ended."""
+_FEW = 1000
+"""So many tasks are remembered without a look which of them have ended."""
+
+
+class Submissions:
+    """Notes what the runs of this process submit, for as long as they run."""
+
+    def __init__(self) -> None:
+        self._of: weakref.WeakKeyDictionary[PresentRun, _Submitted] = weakref.WeakKeyDictionary()
+        private.tell_of_submissions(self._note)
+
+    def _note(self, given: Any, options: dict[str, Any]) -> None:
+        run = present_run()
+        if run is None:
+            return
+        submitted = self._of.get(run)
+        if submitted is None:
+            submitted = self._of.setdefault(run, _Submitted())
+            run.when_ended(submitted.end)
+        if isinstance(given, ray.actor.ActorHandle):
+            # Others may have been told of an actor with a name, and one may outlive its job.
+            if not options.get("name") and not options.get("lifetime"):
+                submitted.actors.append(given._actor_id)
+        else:
+            submitted.add(private.object_ids(given))
+
+
+class _Submitted:
+    """What one run has submitted.
+
+    Refs are known by their ids alone: what holds a ref holds its value too.
+    """
+
+    def __init__(self) -> None:
+        self.actors: list[Any] = []
+        self._tasks: set[bytes] = set()
+        self._parents: set[Any] = set()
+        self._most = _FEW
+        self._lock = threading.Lock()
+
+    def add(self, tasks: list[bytes]) -> None:
+        with self._lock:
+            self._tasks.update(tasks)
+            self._parents.add(private.present_task())
+            if len(self._tasks) > self._most:
+                self._tasks = private.unfinished(self._tasks, self._parents)
+                self._most = max(_FEW, 2 * len(self._tasks))
+
+    def end(self, error: BaseException | None) -> None:
+        """End what has not ended, of a run that has kept nothing of it."""
+        if error is None or not ray.is_initialized():
+            return
+        with self._lock:
+            tasks = [ray.ObjectRef(task) for task in self._unfinished()]
+        for task in tasks:
+            _cancel(task, force=False)
+        for actor in self.actors:
+            private.kill_actor(actor)
+        if tasks:
+            timer = threading.Timer(_GRACE, self._insist, (tasks,))
+            timer.daemon = True
+            timer.start()
+
+    def _unfinished(self) -> set[bytes]:
+        return private.unfinished(self._tasks, self._parents)
+
+    def _insist(self, tasks: list[Any]) -> None:
+        if not ray.is_initialized():
+            return
+        left = self._unfinished()
+        for task in tasks:
+            if task.binary() in left:
+                _cancel(task, force=True)
+
+
+def _cancel(task: Any, *, force: bool) -> None:
+    # Nobody holds a ref of it any more; or it is an actor's, which Ray does not force.
+    with contextlib.suppress(TypeError, ValueError, ray.exceptions.RayError):
+        ray.cancel(task, force=force)

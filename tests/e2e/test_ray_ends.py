@@ -1,0 +1,95 @@
+"""What a run that fails or is stopped leaves on a Ray cluster: nothing of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.notebook import Notebook, notebook, task
+
+pytest.importorskip("ray")
+
+DECLARE = """\
+import flyte
+from flyteplugins.ray import RayJobConfig, WorkerNodeConfig
+env = flyte.TaskEnvironment(name="ray_env", plugin_config=RayJobConfig(worker_node_config=[
+    WorkerNodeConfig(group_name="one", replicas=1, ray_start_params={"num-cpus": "2"})]))
+@env.task
+def work_for_ever():
+    import ray, time
+    print("in")
+    ray.get([ray.remote(lambda: time.sleep(3600)).remote() for _ in range(4)])
+@env.task
+def call():
+    print("called")
+    work_for_ever()"""
+RAY = "import ray, time\n"
+IS_FREE = RAY + "ray.get(ray.remote(num_cpus=2)(lambda: 'free').remote())"
+
+
+@pytest.fixture(scope="module")
+def ray_book(tmp_path_factory) -> Notebook:
+    """A notebook whose `env` has a node of two CPUs."""
+    with notebook(tmp_path_factory.mktemp("ray"), DECLARE) as book:
+        book.run("%flyte up env", timeout=120)
+        yield book
+
+
+def test_an_interrupt_ends_what_the_cell_has_submitted_and_nothing_else(ray_book):
+    before = """
+    @ray.remote(num_cpus=0)
+    class Kept:
+        async def wait(self):
+            import asyncio
+            await asyncio.sleep(5)
+            return "waited"
+    kept = Kept.remote()
+    ref = kept.wait.remote()
+    """
+    ray_book.task(f"    {RAY.strip()}{before}", "-r kept,ref")
+    body = RAY + (
+        "@ray.remote(num_cpus=0)\nclass Deaf:\n    def sleep(self):\n        time.sleep(3600)\n"
+        "print('in')\n"
+        "ray.get([ray.remote(lambda: time.sleep(3600)).remote() for _ in range(4)]"
+        " + [Deaf.options(num_cpus=0).remote().sleep.remote()])"
+    )
+    cell = ray_book.submit(task(body))
+    ray_book.until_printed(cell, "in")
+    ray_book.interrupt()
+    assert ray_book.wait(cell).error.name == "KeyboardInterrupt"
+    assert ray_book.task(IS_FREE).result == "'free'"
+    assert ray_book.task(RAY + "ray.get(ref)").result == "'waited'"
+    actors = (
+        "from ray.util.state import list_actors\n"
+        "sorted(a.class_name for a in list_actors() if a.state == 'ALIVE')"
+    )
+    assert ray_book.task(actors).result == "['Kept']"
+
+
+def test_an_attempt_does_not_wait_behind_the_tasks_of_the_one_before(ray_book, tmp_path):
+    body = f"""
+    import os, ray, time
+    @ray.remote(num_cpus=2)
+    def second():
+        return "second"
+    if not os.path.exists({str(tmp_path / "first")!r}):
+        open({str(tmp_path / "first")!r}, "w").close()
+        ray.get([ray.remote(lambda: time.sleep(3600)).remote() for _ in range(3)], timeout=1)
+    ray.get(second.remote())
+    """
+    cell = ray_book.task(body, "--retries 1")
+    assert cell.result == "'second'"
+    assert "1 more attempt" in cell.stderr
+
+
+def test_a_time_limit_ends_what_the_cell_has_submitted(ray_book):
+    body = RAY + "ray.get([ray.remote(lambda: time.sleep(3600)).remote() for _ in range(3)])"
+    assert ray_book.fail(task(body, "--timeout 1")).name == "TaskTimeout"
+    assert ray_book.task(IS_FREE).result == "'free'"
+
+
+def test_an_interrupt_ends_what_a_function_in_a_thread_has_submitted(ray_book):
+    cell = ray_book.submit("call()")
+    ray_book.until_printed(cell, "in")
+    ray_book.interrupt()
+    assert ray_book.wait(cell).error.name == "KeyboardInterrupt"
+    assert ray_book.task(IS_FREE).result == "'free'"

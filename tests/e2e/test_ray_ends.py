@@ -1,4 +1,4 @@
-"""What a run that fails or is stopped leaves on a Ray cluster: nothing of its own."""
+"""Runs that would never end by themselves on a Ray cluster, and what is left of those stopped."""
 
 from __future__ import annotations
 
@@ -93,3 +93,22 @@ def test_an_interrupt_ends_what_a_function_in_a_thread_has_submitted(ray_book):
     ray_book.interrupt()
     assert ray_book.wait(cell).error.name == "KeyboardInterrupt"
     assert ray_book.task(IS_FREE).result == "'free'"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("ray.remote(num_cpus=3)(lambda: 1).remote()", "{'CPU': 3} is waited for"),
+        (
+            "ray.util.placement_group([{'CPU': 2}, {'CPU': 2}]).ready()",
+            "a placement group {'CPU': 2}, {'CPU': 2} (PACK) is waited for",
+        ),
+    ],
+)
+def test_what_no_node_has_is_said_while_it_is_waited_for(ray_book, asked, said):
+    cell = ray_book.submit(task(f"{RAY}waited_for = {asked}\nray.get(waited_for)"))
+    ray_book.until(lambda: cell.stderr, what="a line of it")
+    ray_book.interrupt()
+    assert ray_book.wait(cell).error.name == "KeyboardInterrupt"
+    assert cell.stderr.startswith(f"{said} and no node can give it: the most is {{'CPU': 2}}.")
+    assert cell.stderr.count("waited for") == 1

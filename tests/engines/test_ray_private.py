@@ -66,6 +66,8 @@ def test_a_node_is_drained_by_a_call_of_the_autoscaler():
     assert "gcs_address" in inspect.signature(sdk.get_cluster_status).parameters
     assert "active_nodes" in ClusterStatus.__annotations__
     assert {"node_id", "node_activity"} <= set(NodeInfo.__annotations__)
+    assert {"idle_nodes", "resource_demands"} <= set(ClusterStatus.__annotations__)
+    assert "resource_usage" in NodeInfo.__annotations__
 
 
 def test_what_workers_print_is_marked_and_printed_by_a_function():
@@ -94,6 +96,9 @@ def test_submissions_can_be_heard_of_and_what_has_not_ended_can_be_found():
     for name in ("kill_actor", "get_current_task_id", "get_pending_children_task_ids"):
         assert callable(getattr(_raylet.CoreWorker, name))
     assert "_generator_ref" in inspect.getsource(ray.cancel)
+    from ray.util.placement_group import PlacementGroup
+
+    assert list(inspect.signature(PlacementGroup.__init__).parameters)[1:] == ["id", "bundle_cache"]
 
 
 def test_rays_own_cloudpickle_has_a_registry_to_share():

@@ -59,7 +59,7 @@ def connect(member: Member) -> None:
     if head:
         output = _show_output_of_workers(Path(head["session"]) / "logs")
         ray.shutdown = _leaving(output, ray.shutdown)
-    Submissions()
+    Submissions(own=bool(head))
 
 
 def _look_for(address: str) -> None:

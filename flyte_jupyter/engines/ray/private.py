@@ -12,7 +12,7 @@ ports, and starts a dozen processes. This uses what that command line itself and
 - `ray._raylet.persist_port` and the names under which agents tell their ports
 - `ray._private.worker.print_to_stdstream`, which formats what workers print, and the deduplicators
 - `_remote` of remote functions, actor classes and their methods, `CoreWorker.kill_actor` and
-  `CoreWorker.get_pending_children_task_ids`
+  `CoreWorker.get_pending_children_task_ids`; `PlacementGroup.__init__`
 - `ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES`, a registry of Ray's own
 """
 
@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cloudpickle.cloudpickle
 import ray
@@ -39,6 +39,7 @@ import ray._raylet
 import ray.actor
 import ray.cloudpickle.cloudpickle
 import ray.remote_function
+from ray.util.placement_group import PlacementGroup
 
 from flyte_jupyter.engines.ray import agents
 from flyte_jupyter.engines.ray.agent_client import VARIABLE
@@ -216,6 +217,39 @@ def busy(gcs: str, nodes: Collection[str]) -> bool:
     return any(_STORE not in activity for node in found for activity in node.node_activity or ())
 
 
+_OF_GROUPS = "_group_"
+"""Part of the names of resources that are there when a placement group is."""
+
+
+Bundles: TypeAlias = tuple[dict[str, float], ...]
+
+
+def demands() -> tuple[list[dict[str, float]], list[tuple[Bundles, str]]]:
+    """Return what each node of this driver's cluster has, and what is waited for.
+
+    The latter as bundles of resources with the strategy of their placement group, which is empty
+    for a task or an actor.
+    """
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    nodes = [
+        {usage.resource_name: usage.total for usage in node.resource_usage.usage}
+        for node in (*status.active_nodes, *status.idle_nodes)
+        if node.resource_usage
+    ]
+    asked: list[tuple[Bundles, str]] = [
+        ((dict(each.bundle),), "")
+        for single in status.resource_demands.ray_task_actor_demand
+        for each in single.bundles_by_count
+        if not any(_OF_GROUPS in name for name in each.bundle)
+    ]
+    for group in status.resource_demands.placement_group_demand:
+        bundles = [dict(b.bundle) for b in group.bundles_by_count for _ in range(b.count)]
+        asked.append((tuple(bundles), group.strategy or ""))
+    return nodes, asked
+
+
 # -- the driver's side --------------------------------------------------------------------------
 
 MARKS = {
@@ -238,9 +272,21 @@ def present_job() -> str | None:
 
 
 def tell_of_submissions(tell: Callable[[Any, dict[str, Any]], None]) -> None:
-    """Have a function called with what each ``.remote()`` gives, and with its options."""
+    """Have a function called with what each ``.remote()`` gives, and with its options.
+
+    So it is with placement groups that are made.
+    """
     for kind in (ray.remote_function.RemoteFunction, ray.actor.ActorMethod, ray.actor.ActorClass):
         kind._remote = _telling(kind._remote, tell)
+    make = PlacementGroup.__init__
+
+    @functools.wraps(make)
+    def make_and_tell(group: Any, id: Any, bundle_cache: Any = None) -> None:  # noqa: A002 - Ray's
+        make(group, id, bundle_cache)
+        if bundle_cache:  # else it is there already, or stands for none
+            tell(group, {})
+
+    PlacementGroup.__init__ = make_and_tell
 
 
 def _telling(submit: Any, tell: Callable[[Any, dict[str, Any]], None]) -> Any:
@@ -254,7 +300,7 @@ def _telling(submit: Any, tell: Callable[[Any, dict[str, Any]], None]) -> Any:
 
 
 def object_ids(given: Any) -> list[bytes]:
-    """Return the id of one of the refs that a submission has given: it names the task."""
+    """Return the id of one of the refs that a submission has given, if any: it names the task."""
     if isinstance(given, ray.ObjectRefGenerator):
         return [given._generator_ref.binary()]
     refs = given if isinstance(given, list) else [given]

@@ -12,9 +12,11 @@ import weakref
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
 
 from flyte_jupyter.driver.present import PresentRun, present_run
 from flyte_jupyter.engines.ray import private
+from flyte_jupyter.engines.ray.demands import Look
 
 _GRACE = 3.0
 """Seconds that a task has to take notice, before the worker that runs it is ended."""
@@ -23,9 +25,16 @@ _FEW = 1000
 
 
 class Submissions:
-    """Notes what the runs of this process submit, for as long as they run."""
+    """Notes what the runs of this process submit, for as long as they run.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    own
+        Whether the cluster is this environment's own: another may get the nodes that it lacks.
+    """
+
+    def __init__(self, *, own: bool) -> None:
+        self._own = own
         self._of: weakref.WeakKeyDictionary[PresentRun, _Submitted] = weakref.WeakKeyDictionary()
         private.tell_of_submissions(self._note)
 
@@ -37,10 +46,15 @@ class Submissions:
         if submitted is None:
             submitted = self._of.setdefault(run, _Submitted())
             run.when_ended(submitted.end)
+            if self._own:
+                look = Look(submitted.goes_on)
+                run.when_ended(lambda _: look.end())
         if isinstance(given, ray.actor.ActorHandle):
             # Others may have been told of an actor with a name, and one may outlive its job.
             if not options.get("name") and not options.get("lifetime"):
                 submitted.actors.append(given._actor_id)
+        elif isinstance(given, PlacementGroup):
+            submitted.has_groups = True
         else:
             submitted.add(private.object_ids(given))
 
@@ -53,18 +67,25 @@ class _Submitted:
 
     def __init__(self) -> None:
         self.actors: list[Any] = []
+        self.has_groups = False
         self._tasks: set[bytes] = set()
         self._parents: set[Any] = set()
         self._most = _FEW
         self._lock = threading.Lock()
 
     def add(self, tasks: list[bytes]) -> None:
+        """Take tasks in, by the id of a ref of each."""
         with self._lock:
             self._tasks.update(tasks)
             self._parents.add(private.present_task())
             if len(self._tasks) > self._most:
                 self._tasks = private.unfinished(self._tasks, self._parents)
                 self._most = max(_FEW, 2 * len(self._tasks))
+
+    def goes_on(self) -> bool:
+        """Whether some of it has not ended, as far as that can be told."""
+        with self._lock:
+            return self.has_groups or bool(self._unfinished())
 
     def end(self, error: BaseException | None) -> None:
         """End what has not ended, of a run that has kept nothing of it."""

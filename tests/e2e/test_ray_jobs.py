@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -54,11 +55,12 @@ def test_a_cluster_stays_for_as_long_as_its_job_is_to_be_remembered(tmp_path):
 def test_the_runtime_environment_is_that_of_the_job(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "data.txt").write_text("forty-two")
+    (tmp_path / "work" / "helper.py").write_text("NAME = __name__")
     (tmp_path / "elsewhere" / "shapes").mkdir(parents=True)
     (tmp_path / "elsewhere" / "shapes" / "__init__.py").write_text("CORNERS = 3")
     env = {
         "env_vars": {"COLOUR": "green"},
-        "working_dir": str(tmp_path / "work"),
+        "working_dir": "work",
         "py_modules": [str(tmp_path / "elsewhere" / "shapes")],
     }
     with notebook(tmp_path, declare(runtime_env=env)) as book:
@@ -66,10 +68,14 @@ def test_the_runtime_environment_is_that_of_the_job(tmp_path):
             "import ray\n@ray.remote\ndef look():\n    import os\n"
             "    import shapes\n"
             "    return os.environ['COLOUR'], open('data.txt').read(), shapes.CORNERS\n"
-            "got = ray.get(look.remote())"
+            "got = ray.get(look.remote())\n"
+            "import os, shapes, helper\n"
+            "here = os.environ['COLOUR'], os.getcwd(), shapes.CORNERS, helper.NAME"
         )
-        book.run(task(body, "-o got"), timeout=LONG)
+        cell = book.run(task(body, "-o got,here"), timeout=LONG)
         assert book.value("got") == ("green", "forty-two", 3)
+        assert book.value("here") == ("green", os.path.realpath(tmp_path), 3, "helper")
+        assert "the cell itself, which can import from it, in the notebook's folder" in cell.shown
 
 
 def test_a_cluster_that_is_named_is_used_and_stays(tmp_path):

@@ -19,6 +19,7 @@ from IPython.core.getipython import get_ipython
 from flyte_jupyter.engines.engine import Member
 from flyte_jupyter.engines.ray import private
 from flyte_jupyter.engines.ray.groups import HEAD
+from flyte_jupyter.engines.ray.job_environment import use_here
 from flyte_jupyter.engines.ray.submissions import Submissions
 from flyte_jupyter.engines.ray.worker_output import WorkerOutput
 from flyte_jupyter.errors import EngineError
@@ -50,6 +51,7 @@ def connect(member: Member) -> None:
     # For what reads the environment: Ray in a subprocess of the cell, and Flyte's own plugin.
     os.environ["RAY_ADDRESS"] = address
     private.pickle_local_modules_by_value()
+    use_here(member.args["runtime_env"])
     connection = _Connection(ray.init, address, member.args["runtime_env"], own=bool(head))
     ray.init = connection.init
     if shell := get_ipython():

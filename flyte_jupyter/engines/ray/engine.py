@@ -129,11 +129,12 @@ class RayEngine:
         return reasons
 
     def remarks(self, config: Any) -> list[str]:
-        """Say what nodes were promised that this machine does not have."""
+        """Say what nodes were promised that this machine does not have, and where a cell works."""
+        said = runtime_env.remarks(config.runtime_env)
         if config.address:
-            return []
+            return said
         nodes = [(groups.read_resources(g, where), n) for where, g, n in _groups(config)]
-        return groups.beyond(nodes)
+        return said + groups.beyond(nodes)
 
 
 def _groups(config: Any) -> list[tuple[str, Any, int]]:

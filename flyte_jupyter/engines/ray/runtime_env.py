@@ -50,7 +50,17 @@ def for_ray(runtime_env: Mapping[str, Any] | None, *, elsewhere: bool) -> dict[s
         Whether the nodes are somebody else's: Ray installs packages on them then.
     """
     keys = (*_BY_RAY, *_PACKAGES, "conda") if elsewhere else _BY_RAY
-    return {key: value for key, value in (runtime_env or {}).items() if key in keys}
+    given = {key: value for key, value in (runtime_env or {}).items() if key in keys}
+    if given.get("working_dir"):
+        given["working_dir"] = _absolute(given["working_dir"])
+    if given.get("py_modules"):
+        given["py_modules"] = [_absolute(module) for module in given["py_modules"]]
+    return given
+
+
+def _absolute(path: Any) -> str:
+    """Return a path that means the same wherever the driver works by then; a URI as it is."""
+    return str(path) if "://" in str(path) else str(Path(path).expanduser().resolve())
 
 
 def packages(runtime_env: Mapping[str, Any] | None) -> tuple[PackageLayer, ...]:
@@ -81,6 +91,16 @@ def packages(runtime_env: Mapping[str, Any] | None) -> tuple[PackageLayer, ...]:
         else:
             raise EngineError(f"{origin} must be a list of packages", seen=repr(asked))
     return tuple(layers)
+
+
+def remarks(runtime_env: Mapping[str, Any] | None) -> list[str]:
+    """Say what holds for remote functions and not for the cell."""
+    if not (runtime_env or {}).get("working_dir"):
+        return []
+    return [
+        "remote functions work in runtime_env.working_dir and the cell itself, which can import "
+        "from it, in the notebook's folder"
+    ]
 
 
 def ignored(runtime_env: Mapping[str, Any] | None, *, elsewhere: bool) -> dict[str, str]:

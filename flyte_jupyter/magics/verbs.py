@@ -177,7 +177,7 @@ def _down(session: Session, options: argparse.Namespace) -> Any:
 
 def _scale_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_argument(parser)
-    parser.add_argument("workers", type=workers, metavar="N", help="number of workers")
+    parser.add_argument("workers", type=count, metavar="N", help="number of workers")
     parser.add_argument(
         "--group", default="", metavar="NAME", help="worker group, where there are several"
     )

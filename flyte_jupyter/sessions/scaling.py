@@ -57,9 +57,13 @@ def scalable_roles(spec: ClusterSpec | None) -> list[Role]:
 
 
 def _nearest(role: Role, replicas: int) -> int:
-    if role.least is not None:
-        replicas = max(replicas, role.least)
+    replicas = max(replicas, _least(role))
     return replicas if role.most is None else min(replicas, role.most)
+
+
+def _least(role: Role) -> int:
+    """Return the fewest members of a role: none only where its environment says so."""
+    return min(1, role.replicas) if role.least is None else role.least
 
 
 def _fixed(name: str, role: Role, replicas: int) -> ClusterError:
@@ -71,7 +75,9 @@ def _fixed(name: str, role: Role, replicas: int) -> ClusterError:
 
 
 def _outside(name: str, role: Role, replicas: int, line: str) -> ClusterError:
-    if role.least == role.most:
+    if replicas < _least(role) and role.least is None:
+        declared = f"at least {_least(role)}"
+    elif role.least == role.most:
         declared = f"exactly {role.least}"
     elif role.least is None or role.most is None:
         declared = f"at most {role.most}" if role.least is None else f"at least {role.least}"

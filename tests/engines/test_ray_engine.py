@@ -92,7 +92,17 @@ def test_only_what_follows_from_the_number_of_nodes_differs_when_that_does():
     assert differing <= set(one.shares)
 
 
-@pytest.mark.parametrize("replicas", [0, -1, "2", 1.5, True, None])
+def test_a_group_may_begin_with_no_nodes_unless_an_autoscaler_would_add_them():
+    spec = ENGINE.describe(ray(group(replicas=0, min_replicas=0, max_replicas=4)), None)
+    assert (spec.role("small").replicas, spec.role("small").least) == (0, 0)
+    assert spec.role("head").args["cpus"] == spec.role("small").args["cpus"] == os.cpu_count()
+    beside = ENGINE.describe(ray(group(replicas=0), group("large", 1)), None)
+    assert beside.role("head").args["cpus"] == 0
+    scaled = ENGINE.describe(ray(group(replicas=0), enable_autoscaling=True), None)
+    assert scaled.role("small").replicas == 1
+
+
+@pytest.mark.parametrize("replicas", [-1, "2", 1.5, True, None])
 def test_a_number_of_replicas_that_is_none_is_refused(replicas):
     with pytest.raises(EngineError, match="replicas of the worker group 'small'"):
         ENGINE.describe(ray(group(replicas=replicas)), None)

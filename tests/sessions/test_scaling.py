@@ -35,6 +35,11 @@ def test_without_bounds_any_number_is_taken():
     assert scalable_role("env", spec(group(), group("large")), "large", 1).name == "large"
 
 
+def test_none_is_taken_where_the_environment_says_so():
+    assert scalable_role("env", spec(bounded(0, 3)), "", 0).name == "small"
+    assert scalable_role("env", spec(group(replicas=0)), "", 0).name == "small"
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_numbers_within_the_bounds_are_taken(replicas):
     assert scalable_role("env", spec(bounded(1, 3)), "", replicas).name == "small"
@@ -48,6 +53,8 @@ def test_numbers_within_the_bounds_are_taken(replicas):
         ((2, 2), 5, "'small' takes exactly 2. Type: %flyte scale env 2, or declare low=2, high=5"),
         ((None, 3), 4, "'small' takes at most 3. Type: %flyte scale env 3"),
         ((2, None), 1, "'small' takes at least 2. Type: %flyte scale env 2"),
+        ((None, None), 0, "'small' takes at least 1. Type: %flyte scale env 1"),
+        ((None, 3), 0, "'small' takes at least 1. Type: %flyte scale env 1"),
     ],
 )
 def test_a_number_outside_is_refused_with_the_range_and_what_to_type(bounds, replicas, said):

@@ -120,7 +120,8 @@ class RayEngine:
         if config.ttl_seconds_after_finished is not None and not config.shutdown_after_job_finishes:
             reasons["ttl_seconds_after_finished"] = "it goes with shutdown_after_job_finishes"
         if config.enable_autoscaling or config.autoscaler_options:
-            reasons["enable_autoscaling"] = "replicas nodes are started; %flyte scale changes that"
+            started = "replicas nodes are started, at least one of each group"
+            reasons["enable_autoscaling"] = f"{started}; %flyte scale changes that"
         for where, group, _ in _groups(config):
             if group.pod_template is not None:
                 reasons[f"{where}.pod_template"] = "only a Kubernetes backend has it"
@@ -141,8 +142,7 @@ def _groups(config: Any) -> list[tuple[str, Any, int]]:
     found = []
     if config.head_node_config is not None:
         found.append(("head_node_config", config.head_node_config, 1))
-    found += [(_where(group), group, group.replicas) for group in config.worker_node_config]
-    return found
+    return found + [(_where(group), group, count) for group, count in groups.started(config)]
 
 
 def _where(group: Any) -> str:
@@ -151,29 +151,29 @@ def _where(group: Any) -> str:
 
 
 def _roles(config: Any) -> list[Role]:
-    workers = list(config.worker_node_config)
-    count = sum(group.replicas for group in workers)
+    workers = groups.started(config)
+    count = sum(replicas for _, replicas in workers)
     head = Resources()
     if config.head_node_config is not None:
         head = groups.read_resources(config.head_node_config, "head_node_config")
     machine = machine_cpus()
-    alone = 0 if workers else machine
+    alone = 0 if count else machine
     roles = [
         Role(
             HEAD,
             f"{_PROCESSES}:run_head",
-            args={"group": HEAD, **_args(head, alone, _HEAD_SHARE if workers else 1)},
+            args={"group": HEAD, **_args(head, alone, _HEAD_SHARE if count else 1)},
             vital=True,
         )
     ]
-    for group in workers:
+    for group, replicas in workers:
         asked = groups.read_resources(group, _where(group))
         roles.append(
             Role(
                 group.group_name,
                 f"{_PROCESSES}:run_worker",
-                replicas=group.replicas,
-                args={"group": group.group_name, **_args(asked, max(1, machine // count), count)},
+                replicas=replicas,
+                args={"group": group.group_name, **_args(asked, *_share(machine, count))},
                 after=(HEAD,),
                 scalable=True,
                 shares=_SHARES if asked.cpus is None else _SHARES[1:],
@@ -183,6 +183,12 @@ def _roles(config: Any) -> list[Role]:
             )
         )
     return roles
+
+
+def _share(cpus: int, nodes: int) -> tuple[int, int]:
+    """Return how many CPUs a node has where nobody says, and how many nodes there are for that."""
+    nodes = max(1, nodes)
+    return max(1, cpus // nodes), nodes
 
 
 def _bounds(group: Any) -> str:

@@ -155,7 +155,7 @@ def _check_replicas(group: Any) -> None:
     numbers = {"replicas": asked, "min_replicas": group.min_replicas}
     numbers["max_replicas"] = group.max_replicas
     for field_name, number in numbers.items():
-        least = 0 if field_name == "min_replicas" else 1
+        least = 1 if field_name == "max_replicas" else 0
         if number is None and field_name != "replicas":
             continue
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
@@ -172,6 +172,12 @@ def _check_replicas(group: Any) -> None:
             seen=f"min_replicas={group.min_replicas}, replicas={asked}, "
             f"max_replicas={group.max_replicas}",
         )
+
+
+def started(config: Any) -> list[tuple[Any, int]]:
+    """Return the worker groups of a config, and how many nodes each begins with."""
+    least = 1 if config.enable_autoscaling else 0  # nobody adds the first when it is needed
+    return [(group, max(least, group.replicas)) for group in config.worker_node_config]
 
 
 def beyond(nodes: list[tuple[Resources, int]]) -> list[str]:

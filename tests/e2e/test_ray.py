@@ -328,6 +328,20 @@ def test_another_init_says_that_it_ends_a_job_unless_it_is_told_to_ignore_that(r
     ray_book.task("import ray\nray.init(namespace='other')")
 
 
+def test_init_can_have_workers_be_quiet_and_names_what_it_does_not_heed(ray_book):
+    say = "ray.get(ray.remote(lambda: print('said')).remote())"
+    cell = ray_book.task(
+        f"import ray\nray.init(log_to_driver=False, include_dashboard=True)\n{say}"
+    )
+    assert "said" not in cell.stdout
+    assert cell.stderr == (
+        "ray.init(include_dashboard=...): that changes nothing here, "
+        "for the cluster is there already.\n"
+    )
+    cell = ray_book.task(f"import ray\nray.init(log_to_driver=True)\n{say}")
+    assert cell.stdout.count("said") == 1
+
+
 def test_a_flood_of_a_worker_belongs_to_its_cell(ray_book):
     body = """
     import ray

@@ -101,6 +101,15 @@ def test_submissions_can_be_heard_of_and_what_has_not_ended_can_be_found():
     assert list(inspect.signature(PlacementGroup.__init__).parameters)[1:] == ["id", "bundle_cache"]
 
 
+def test_what_is_published_is_printed_by_a_handler_of_that_name():
+    from ray._private import ray_logging, worker
+
+    dispatcher = worker.global_worker_stdstream_dispatcher
+    assert isinstance(dispatcher, ray_logging.WorkerStandardStreamDispatcher)
+    assert '"ray_print_logs",' in inspect.getsource(worker.connect)
+    assert 'data["localhost"] = ' in inspect.getsource(worker.Worker.print_logs)
+
+
 def test_rays_own_cloudpickle_has_a_registry_to_share():
     import cloudpickle.cloudpickle
     import ray.cloudpickle.cloudpickle

@@ -24,10 +24,11 @@ from flyte_jupyter.engines.ray.submissions import Submissions
 from flyte_jupyter.engines.ray.worker_output import WorkerOutput
 from flyte_jupyter.errors import EngineError
 
-_RENEWING = ("namespace", "runtime_env", "job_config")
+_RENEWING = ("namespace", "runtime_env", "job_config", "logging_config")
 """Options of `ray.init` for which a job is given up and another begun."""
 _ANSWERING = 5.0
 """Seconds that a head has to accept a connection."""
+_HEEDED = ("ignore_reinit_error", "log_to_driver")
 _SHAPE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 
 
@@ -60,6 +61,7 @@ def connect(member: Member) -> None:
         connection.begin({})
     if head:
         output = _show_output_of_workers(Path(head["session"]) / "logs")
+        connection.show = output.show
         ray.shutdown = _leaving(output, ray.shutdown)
     Submissions(own=bool(head))
 
@@ -132,10 +134,15 @@ class _Connection:
         self._runtime_env = runtime_env
         self._options: dict[str, Any] = {}
         self._used = False
+        self.show: Callable[[bool], None] = private.show_published
+        """Has what workers print shown, or not."""
 
         @functools.wraps(init)
         def stand_in(address: str | None = None, **options: Any) -> Any:
-            return self._again(address, options)
+            context = self._again(address, options)
+            if (shown := options.get("log_to_driver")) is not None:
+                self.show(bool(shown))
+            return context
 
         self.init = stand_in
 
@@ -154,6 +161,7 @@ class _Connection:
                 seen=f"ray.init({shape[0]}=...)",
                 fix="Say in RayJobConfig what its nodes have.",
             )
+        _name_unheeded(options)
         asked = {name: options[name] for name in _RENEWING if options.get(name) is not None}
         if ray.is_initialized():
             if asked in ({}, self._options) or options.get("ignore_reinit_error"):
@@ -190,7 +198,7 @@ class _Connection:
         handler = signal.getsignal(signal.SIGTERM)
         try:
             # What Ray's threads print belongs to the cell that runs then, not to this one.
-            return contextvars.Context().run(functools.partial(self._init, **options))
+            context = contextvars.Context().run(functools.partial(self._init, **options))
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise EngineError(
                 f"Ray at {self._address} does not let this driver in",
@@ -199,3 +207,14 @@ class _Connection:
             ) from error
         finally:
             signal.signal(signal.SIGTERM, handler)
+        self.show(True)
+        return context
+
+
+def _name_unheeded(options: Mapping[str, Any]) -> None:
+    known = {*_SHAPE, *_RENEWING, *_HEEDED}
+    if names := [n for n, value in options.items() if n not in known and value is not None]:
+        sys.stderr.write(
+            f"ray.init({', '.join(f'{name}=...' for name in names)}): that changes nothing here, "
+            "for the cluster is there already.\n"
+        )

@@ -10,7 +10,8 @@ ports, and starts a dozen processes. This uses what that command line itself and
 - `ray._raylet.Config.initialize`, which has a process read Ray's variables again
 - `ray._raylet.GcsClient.drain_node` and `ray.autoscaler.v2.sdk.get_cluster_status`
 - `ray._raylet.persist_port` and the names under which agents tell their ports
-- `ray._private.worker.print_to_stdstream`, which formats what workers print, and the deduplicators
+- `ray._private.worker.print_to_stdstream`, which formats what workers print, the deduplicators, and
+  `global_worker_stdstream_dispatcher`, which hands it that
 - `_remote` of remote functions, actor classes and their methods, `CoreWorker.kill_actor` and
   `CoreWorker.get_pending_children_task_ids`; `PlacementGroup.__init__`
 - `ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES`, a registry of Ray's own
@@ -258,6 +259,8 @@ MARKS = {
     ray._private.ray_constants.LOG_PREFIX_TASK_NAME: "task_name",
 }
 """How a line begins that says to whom the next ones belong, and what it says."""
+_PRINTING = "ray_print_logs"
+"""The name under which a driver of Ray's prints."""
 
 
 def present_job() -> str | None:
@@ -329,6 +332,18 @@ def kill_actor(actor: Any) -> None:
 def print_lines(batch: Mapping[str, Any]) -> None:
     """Print lines of a worker as Ray's own drivers do: with a prefix, and repeated ones once."""
     ray._private.worker.print_to_stdstream({"ip": HOST, "localhost": HOST, **batch}, False)
+
+
+def show_published(shown: bool) -> None:
+    """Have Ray print, or not, what is published of the output of workers."""
+    dispatcher = ray._private.worker.global_worker_stdstream_dispatcher
+    dispatcher.remove_handler(_PRINTING)
+    if shown:
+        dispatcher.add_handler(_PRINTING, _print_published)
+
+
+def _print_published(batch: Mapping[str, Any]) -> None:
+    ray._private.worker.print_to_stdstream(batch, False)
 
 
 def print_held_lines() -> None:

@@ -88,7 +88,14 @@ class WorkerOutput:
         self._folder = folder
         self._files: dict[str, _File | None] = {}
         self._reading = threading.Lock()
+        self._shown = True
         threading.Thread(target=self._follow, name="ray-output", daemon=True).start()
+
+    def show(self, shown: bool) -> None:
+        """Print what is written from now on, or pass over it."""
+        with self._reading:
+            self._read_all()
+            self._shown = shown
 
     def drain(self) -> None:
         """Print everything that has been written until now."""
@@ -126,7 +133,7 @@ class WorkerOutput:
             return False
         for file in grown:
             for batch in file.read():
-                if batch["job"] == job:
+                if batch["job"] == job and self._shown:
                     private.print_lines(batch)
         return bool(grown)
 

@@ -87,8 +87,11 @@ def test_a_cluster_that_is_named_is_used_and_stays(tmp_path):
             "import os\nos.environ.update(RAY_AUTH_MODE='token', RAY_AUTH_TOKEN=t)\n"
             "other = declare('other', address=a)"
         )
-        body = "import ray\nray.get(ray.remote(lambda: 5).remote())"
-        assert book.run(task(body, environment="other"), timeout=LONG).result == "5"
+        body = "import ray\nray.get(ray.remote(lambda: print('from', {0}) or {0}).remote())"
+        for number in (5, 6):
+            cell = book.run(task(body.format(number), environment="other"), timeout=LONG)
+            assert cell.result == str(number)
+            assert cell.stdout.count("from") == cell.stdout.count(f"from {number}") == 1
         book.run("%flyte down other")
         assert {p.pid for p in book.processes("one")} == before
         assert book.task("import ray\nray.get(ray.put(2))").result == "2"

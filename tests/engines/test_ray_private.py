@@ -107,6 +107,7 @@ def test_what_is_published_is_printed_by_a_handler_of_that_name():
     dispatcher = worker.global_worker_stdstream_dispatcher
     assert isinstance(dispatcher, ray_logging.WorkerStandardStreamDispatcher)
     assert '"ray_print_logs",' in inspect.getsource(worker.connect)
+    assert worker._global_node is None
     assert 'data["localhost"] = ' in inspect.getsource(worker.Worker.print_logs)
 
 

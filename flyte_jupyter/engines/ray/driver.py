@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,14 @@ def connect(member: Member) -> None:
     ray.init = connection.init
     if shell := get_ipython():
         shell.events.register("post_execute", connection.note_use)
+    began = time.time() - 1  # files are stamped by a clock that is a little behind
     if not ray.is_initialized():
         connection.begin({})
-    if head:
-        output = _show_output_of_workers(Path(head["session"]) / "logs")
-        connection.show = output.show
+    # Of a cluster that is named it is read too, as far as it is written on this machine.
+    if folder := Path(head["session"]) / "logs" if head else private.logs_of_this_machine():
+        output = _show_output_of_workers(folder, began)
+        connection.show_read = output.show
+        connection.show(True)
         ray.shutdown = _leaving(output, ray.shutdown)
     Submissions(own=bool(head))
 
@@ -95,8 +99,8 @@ def _answers(host: str, port: str) -> bool:
     return True
 
 
-def _show_output_of_workers(folder: Path) -> WorkerOutput:
-    output = contextvars.Context().run(WorkerOutput, folder)
+def _show_output_of_workers(folder: Path, began: float) -> WorkerOutput:
+    output = contextvars.Context().run(WorkerOutput, folder, began)
     shell = get_ipython()
     if shell is not None:
         shell.events.register("post_execute", output.drain)
@@ -134,8 +138,8 @@ class _Connection:
         self._runtime_env = runtime_env
         self._options: dict[str, Any] = {}
         self._used = False
-        self.show: Callable[[bool], None] = private.show_published
-        """Has what workers print shown, or not."""
+        self.show_read: Callable[[bool], None] | None = None
+        """Has what workers of this machine print shown, or not, where it is read."""
 
         @functools.wraps(init)
         def stand_in(address: str | None = None, **options: Any) -> Any:
@@ -173,6 +177,13 @@ class _Connection:
                 )
             ray.shutdown()
         return self.begin(asked)
+
+    def show(self, shown: bool) -> None:
+        """Have what workers print shown, or not."""
+        if not self._own:
+            private.show_published(shown, here=self.show_read is None)
+        if self.show_read is not None:
+            self.show_read(shown)
 
     def note_use(self) -> None:
         """Note that a cell has had the present job."""

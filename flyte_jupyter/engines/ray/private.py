@@ -11,7 +11,7 @@ ports, and starts a dozen processes. This uses what that command line itself and
 - `ray._raylet.GcsClient.drain_node` and `ray.autoscaler.v2.sdk.get_cluster_status`
 - `ray._raylet.persist_port` and the names under which agents tell their ports
 - `ray._private.worker.print_to_stdstream`, which formats what workers print, the deduplicators, and
-  `global_worker_stdstream_dispatcher`, which hands it that
+  `global_worker_stdstream_dispatcher`, which hands it that; `ray._private.worker._global_node`
 - `_remote` of remote functions, actor classes and their methods, `CoreWorker.kill_actor` and
   `CoreWorker.get_pending_children_task_ids`; `PlacementGroup.__init__`
 - `ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES`, a registry of Ray's own
@@ -334,16 +334,33 @@ def print_lines(batch: Mapping[str, Any]) -> None:
     ray._private.worker.print_to_stdstream({"ip": HOST, "localhost": HOST, **batch}, False)
 
 
-def show_published(shown: bool) -> None:
-    """Have Ray print, or not, what is published of the output of workers."""
+def logs_of_this_machine() -> Path | None:
+    """Return where workers on this machine write what they print; None if it cannot be read."""
+    node = ray._private.worker._global_node
+    folder = Path(node.get_logs_dir_path()) if node is not None else None
+    return folder if folder and os.access(folder, os.R_OK | os.X_OK) else None
+
+
+def show_published(shown: bool, *, here: bool) -> None:
+    """Have Ray print, or not, what is published of the output of workers.
+
+    Parameters
+    ----------
+    shown
+        Whether to print it.
+    here
+        Whether that goes for workers of this machine too.
+    """
     dispatcher = ray._private.worker.global_worker_stdstream_dispatcher
     dispatcher.remove_handler(_PRINTING)
     if shown:
-        dispatcher.add_handler(_PRINTING, _print_published)
+        dispatcher.add_handler(_PRINTING, functools.partial(_print_published, here))
 
 
-def _print_published(batch: Mapping[str, Any]) -> None:
-    ray._private.worker.print_to_stdstream(batch, False)
+def _print_published(here: bool, batch: Mapping[str, Any]) -> None:
+    # A node says things too, in place of whose process it has its own name.
+    if here or batch["ip"] != batch["localhost"] or not isinstance(batch["pid"], int):
+        ray._private.worker.print_to_stdstream(batch, False)
 
 
 def print_held_lines() -> None:

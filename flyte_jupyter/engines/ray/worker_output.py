@@ -82,11 +82,17 @@ class WorkerOutput:
     ----------
     folder
         Where the workers of all nodes write what they print.
+    began
+        The time before which nothing was written of this job, in seconds since the epoch.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, began: float) -> None:
         self._folder = folder
         self._files: dict[str, _File | None] = {}
+        for file in self._grown():
+            written = os.stat(file.path)  # noqa: PTH116 - as text
+            if written.st_mtime < began:
+                file.offset = written.st_size
         self._reading = threading.Lock()
         self._shown = True
         threading.Thread(target=self._follow, name="ray-output", daemon=True).start()

@@ -40,6 +40,14 @@ _run: contextvars.ContextVar[PresentRun | None]
 _run = contextvars.ContextVar("the run that code belongs to", default=None)
 
 
+_under_way: set[PresentRun] = set()
+
+
+def is_alone() -> bool:
+    """Whether no more than one run is under way in this process."""
+    return len(_under_way) <= 1
+
+
 def present_run() -> PresentRun | None:
     """Return the run that the present code belongs to; None if to none."""
     return _run.get()
@@ -50,6 +58,7 @@ def running(name: str) -> Iterator[PresentRun]:
     """Make a run the present one. Its `error` is that of this block, unless it is set within."""
     run = PresentRun(name)
     token = _run.set(run)
+    _under_way.add(run)
     try:
         yield run
     except BaseException as error:
@@ -57,4 +66,5 @@ def running(name: str) -> Iterator[PresentRun]:
         raise
     finally:
         _run.reset(token)
+        _under_way.discard(run)
         run.end()

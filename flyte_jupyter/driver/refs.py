@@ -40,6 +40,11 @@ def resolve(name: str) -> object:
     return _store.get(name)
 
 
+def any_kept() -> bool:
+    """Whether this process keeps a value for the notebook."""
+    return _store is not None and bool(len(_store))
+
+
 class RefStore:
     """The values of a driver's refs.
 
@@ -71,6 +76,9 @@ class RefStore:
         """Make these the values that `resolve` finds."""
         global _store  # noqa: PLW0603
         _store = self
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -78,6 +78,30 @@ def test_the_runtime_environment_is_that_of_the_job(tmp_path):
         assert "the cell itself, which can import from it, in the notebook's folder" in cell.shown
 
 
+def test_code_that_workers_have_copies_of_is_renewed_when_it_is_edited_or_that_is_said(tmp_path):
+    source = tmp_path / "lib" / "shapes" / "__init__.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("CORNERS = 3")
+    look = (
+        "import ray\n@ray.remote\ndef look():\n    import shapes\n    return shapes.CORNERS\n"
+        "found = ray.get(look.remote())"
+    )
+    with notebook(tmp_path, declare(runtime_env={"py_modules": ["lib/shapes"]})) as book:
+        book.run(task(look, "-o found"), timeout=LONG)
+        source.write_text("CORNERS = 4444")
+        book.task(look, "-o found")
+        assert book.value("found") == 4444
+        book.task("import ray\nref = ray.put(1)", "-r ref")
+        source.write_text("CORNERS = 55")
+        said = book.task(look, "-o found").stderr
+        assert "Code below working_dir or py_modules was edited" in said
+        assert book.value("found") == 4444
+        assert "edited" not in book.task("import ray\nray.get(ref)").stderr
+        book.run("del ref")
+        book.task(look, "-o found")
+        assert book.value("found") == 55
+
+
 def test_a_cluster_that_is_named_is_used_and_stays(tmp_path):
     with notebook(tmp_path, declare()) as book:
         body = "import os, ray\na, t = os.environ['RAY_ADDRESS'], os.environ['RAY_AUTH_TOKEN']"

@@ -17,10 +17,12 @@ from typing import Any
 import ray
 from IPython.core.getipython import get_ipython
 
+from flyte_jupyter.driver.present import is_alone
+from flyte_jupyter.driver.refs import any_kept
 from flyte_jupyter.engines.engine import Member
 from flyte_jupyter.engines.ray import private
 from flyte_jupyter.engines.ray.groups import HEAD
-from flyte_jupyter.engines.ray.job_environment import use_here
+from flyte_jupyter.engines.ray.job_environment import stamp, use_here
 from flyte_jupyter.engines.ray.submissions import Submissions
 from flyte_jupyter.engines.ray.worker_output import WorkerOutput
 from flyte_jupyter.errors import EngineError
@@ -57,6 +59,7 @@ def connect(member: Member) -> None:
     connection = _Connection(ray.init, address, member.args["runtime_env"], own=bool(head))
     ray.init = connection.init
     if shell := get_ipython():
+        shell.events.register("pre_run_cell", connection.renew_if_edited)
         shell.events.register("post_execute", connection.note_use)
     began = time.time() - 1  # files are stamped by a clock that is a little behind
     if not ray.is_initialized():
@@ -138,6 +141,8 @@ class _Connection:
         self._runtime_env = runtime_env
         self._options: dict[str, Any] = {}
         self._used = False
+        self._present_env: Mapping[str, Any] = {}
+        self._stamp = self._said = ""
         self.show_read: Callable[[bool], None] | None = None
         """Has what workers of this machine print shown, or not, where it is read."""
 
@@ -189,6 +194,28 @@ class _Connection:
         """Note that a cell has had the present job."""
         self._used = self._used or ray.is_initialized()
 
+    def renew_if_edited(self, info: Any) -> None:
+        """Begin another job where code has been edited that workers have copies of.
+
+        Where something is kept of the present one, or another run has it, that is said instead.
+        """
+        del info
+        if not self._stamp or not ray.is_initialized():
+            return
+        present = stamp(self._present_env)
+        if present in ("", self._stamp):
+            return
+        if is_alone() and not any_kept():
+            ray.shutdown()
+            self.begin(self._options)
+        elif present != self._said:
+            self._said = present
+            reason = "refs are kept" if any_kept() else "another run has this job"
+            sys.stderr.write(
+                "Code below working_dir or py_modules was edited and workers have it as it was, "
+                f"for {reason}: %flyte restart begins another job.\n"
+            )
+
     def begin(self, asked: dict[str, Any]) -> Any:
         """Begin a job, with the environment's own runtime environment below what is asked for."""
         variables = {
@@ -198,10 +225,11 @@ class _Connection:
         runtime_env = {**self._runtime_env, **(asked.get("runtime_env") or {})}
         if variables:
             runtime_env["env_vars"] = variables
+        self._present_env, self._stamp = runtime_env, stamp(runtime_env)
         options = {
             **asked,
             "address": self._address,
-            "runtime_env": runtime_env or None,
+            "runtime_env": dict(runtime_env) or None,  # Ray puts what it has uploaded for paths
             "log_to_driver": not self._own,  # our own workers' output is read where it is written
             "logging_level": logging.WARNING,
         }

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flyte_jupyter.engines.package_sources import stamps
+
 
 def use_here(runtime_env: Mapping[str, Any]) -> None:
     """Have this process the variables of a `runtime_env`, and import what its workers import.
@@ -22,6 +24,14 @@ def use_here(runtime_env: Mapping[str, Any]) -> None:
     for path in reversed([*_import_paths(runtime_env)]):
         if path not in sys.path:
             sys.path.insert(0, path)
+
+
+def stamp(runtime_env: Mapping[str, Any]) -> str:
+    """Return what tells that code which workers have copies of has changed; "" if there is none."""
+    try:
+        return stamps(local_paths(runtime_env))
+    except OSError:  # a file has just gone
+        return ""
 
 
 def local_paths(runtime_env: Mapping[str, Any]) -> list[str]:

@@ -27,9 +27,21 @@ def cores(resources: Any) -> int:
     EngineError
         The quantity cannot be read.
     """
+    number = cpus(resources)
+    return max(1, int(number)) if number else 0
+
+
+def cpus(resources: Any) -> float:
+    """Return the CPUs of some resources, parts of one too; 0 if unsaid.
+
+    Raises
+    ------
+    EngineError
+        The quantity cannot be read.
+    """
     value = _request(getattr(resources, "cpu", None))
     if value is None:
-        return 0
+        return 0.0
     text = str(value)
     try:
         number = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
@@ -41,7 +53,7 @@ def cores(resources: Any) -> int:
             seen=repr(value),
             fix='Write 2, "1.5" or "500m".',
         )
-    return max(1, int(number))
+    return number
 
 
 def memory_bytes(resources: Any) -> int:

@@ -79,6 +79,12 @@ def test_a_group_has_what_it_requests_and_its_start_parameters_go_first():
     assert args["labels"] == {"tier": "gold", "zone": "a"}
 
 
+@pytest.mark.parametrize(("cpu", "told"), [("500m", 1), ("1500m", 2), (2, 2), (2.25, 3)])
+def test_parts_of_cpus_are_rounded_up_as_on_kubernetes(cpu, told):
+    asked = group(requests=flyte.Resources(cpu=cpu))
+    assert ENGINE.describe(ray(asked), None).role("small").args["cpus"] == told
+
+
 def test_the_head_has_what_its_own_config_asks_for():
     config = ray(group(), head_node_config=HeadNodeConfig(requests=flyte.Resources(cpu=2)))
     assert ENGINE.describe(config, None).role("head").args["cpus"] == 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flyte_jupyter.engines.quantities import beyond_machine, cores, memory_bytes
+from flyte_jupyter.engines.quantities import beyond_machine, cpus, memory_bytes
 from flyte_jupyter.errors import EngineError
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
@@ -60,7 +61,7 @@ def read_resources(group: Any, where: str) -> Resources:
     found: dict[str, Any] = {}
     for asked in (group.requests, group.limits):
         quantities = {
-            "cpus": float(cores(asked)),
+            "cpus": float(math.ceil(cpus(asked))),  # as KubeRay tells Ray
             "gpus": float(gpus(asked)),
             "memory": float(memory_bytes(asked)),
         }

@@ -211,7 +211,8 @@ class Engine(Protocol):
     # processes at once, of which `--ranks` chooses those to hear, has `ranks = True`. One that has
     # something to say of a config although all of it is honoured has `remarks(config)`, which
     # returns a line for each. One that says what `configure` takes, for help and completion, has
-    # `options`, a mapping of names without dashes to `Option`s.
+    # `options`, a mapping of names without dashes to `Option`s. One whose pages lack something has
+    # `pages_lack`, a line that says what.
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what a cluster for this plugin config consists of.

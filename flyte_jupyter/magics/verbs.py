@@ -345,6 +345,8 @@ def _dashboard(session: Session, options: argparse.Namespace) -> Any:
     links = reachable(cluster.links)
     if not links:
         raise ClusterError(f"a {cluster.environment.engine.name} cluster has no dashboard")
+    if lacking := getattr(cluster.environment.engine, "pages_lack", ""):
+        session.report(lacking)
     return Table(["page", "address"], list(links.items()), links=links)
 
 

@@ -259,6 +259,8 @@ def test_the_dashboard_opens_for_who_has_its_link_and_for_nobody_else(ray_book):
     bare = "link.split('/')[0] + '//' + link.split('/')[2]"
     pages = f"[status({bare} + p) for p in ('/', '/api/cluster_status', '/wrong/')]"
     assert ray_book.value(pages) == [404, 404, 404]
+    shown = ray_book.run("%flyte dashboard env")
+    assert "jobs submitted to it do not work" in shown.stdout + shown.stderr
     there = "[status(link + p) for p in ('', 'api/cluster_status', 'nodes?view=summary')]"
     assert ray_book.run(there, timeout=110).result == "[200, 200, 200]"
     # Of a node that another test has killed Ray hears only when it does not answer for a while.

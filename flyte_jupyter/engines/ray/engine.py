@@ -33,6 +33,10 @@ class RayEngine:
     config_type: ClassVar[str] = "flyteplugins.ray.RayJobConfig"
     preload: ClassVar[tuple[str, ...]] = (_PROCESSES,)
     driver_preload: ClassVar[tuple[str, ...]] = (_DRIVER, "flyteplugins.ray")
+    pages_lack: ClassVar[str] = (
+        "Ray's dashboard agents are not started: logs, figures of nodes and workers, profiles, and "
+        "jobs submitted to it do not work. %flyte logs and %flyte status have logs and processes."
+    )
     options: ClassVar[Mapping[str, Option]] = {
         "workers": Option("how many workers; 1 by default"),
         "worker-cpu": Option("CPUs of each, such as 2; by default they share the machine"),

@@ -23,17 +23,19 @@ class PresentRun:
         self.name = name
         self.error: BaseException | None = None
         """What has ended it, if something did."""
-        self._ended: list[Ended] = []
+        self.ended = False
+        self._told: list[Ended] = []
 
     def when_ended(self, tell: Ended) -> None:
         """Have a function called, on the thread of the run, with what has ended it or None."""
-        self._ended.append(tell)
+        self._told.append(tell)
 
     def end(self) -> None:
         """Tell those who wanted to be told."""
-        for tell in self._ended:
+        self.ended = True
+        for tell in self._told:
             tell(self.error)
-        self._ended.clear()
+        self._told.clear()
 
 
 _run: contextvars.ContextVar[PresentRun | None]

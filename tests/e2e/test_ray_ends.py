@@ -10,6 +10,7 @@ pytest.importorskip("ray")
 
 DECLARE = """\
 import flyte
+import flyte_jupyter
 from flyteplugins.ray import RayJobConfig, WorkerNodeConfig
 env = flyte.TaskEnvironment(name="ray_env", plugin_config=RayJobConfig(worker_node_config=[
     WorkerNodeConfig(group_name="one", replicas=1, ray_start_params={"num-cpus": "2"})]))
@@ -18,6 +19,19 @@ def work_for_ever():
     import ray, time
     print("in")
     ray.get([ray.remote(lambda: time.sleep(3600)).remote() for _ in range(4)])
+@env.task
+def speak_beside():
+    import ray
+    def beside():
+        print("spoken beside")
+    ray.get(ray.remote(beside).remote())
+@env.task
+def speak():
+    import ray
+    speak_beside()
+    def before():
+        print("spoken before")
+    ray.get(ray.remote(before).remote())
 @env.task
 def call():
     print("called")
@@ -88,7 +102,7 @@ def test_a_time_limit_ends_what_the_cell_has_submitted(ray_book):
 
 
 def test_an_interrupt_ends_what_a_function_in_a_thread_has_submitted(ray_book):
-    cell = ray_book.submit("call()")
+    cell = ray_book.submit("flyte_jupyter.run(call).result()")
     ray_book.until_printed(cell, "in")
     ray_book.interrupt()
     assert ray_book.wait(cell).error.name == "KeyboardInterrupt"
@@ -112,3 +126,12 @@ def test_what_no_node_has_is_said_while_it_is_waited_for(ray_book, asked, said):
     assert ray_book.wait(cell).error.name == "KeyboardInterrupt"
     assert cell.stderr.startswith(f"{said} and no node can give it: the most is {{'CPU': 2}}.")
     assert cell.stderr.count("waited for") == 1
+
+
+def test_what_workers_print_for_a_function_in_a_thread_is_in_its_own_log(ray_book):
+    ray_book.run("flyte_jupyter.run(speak).result()")
+    logs = ray_book.value("[run.log() for run in flyte_jupyter.session().runs[-2:]]")
+    (before,) = [log for log in logs if "spoken before" in log]
+    (beside,) = [log for log in logs if "spoken beside" in log]
+    assert "spoken beside" not in before
+    assert "spoken before" not in beside

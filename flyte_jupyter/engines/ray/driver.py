@@ -64,13 +64,16 @@ def connect(member: Member) -> None:
     began = time.time() - 1  # files are stamped by a clock that is a little behind
     if not ray.is_initialized():
         connection.begin({})
+    output = None
     # Of a cluster that is named it is read too, as far as it is written on this machine.
     if folder := Path(head["session"]) / "logs" if head else private.logs_of_this_machine():
         output = _show_output_of_workers(folder, began)
         connection.show_read = output.show
         connection.show(True)
         ray.shutdown = _leaving(output, ray.shutdown)
-    Submissions(own=bool(head))
+    submissions = Submissions(own=bool(head), drain=output.drain if output else lambda: None)
+    if output is not None:
+        output.context_of = submissions.context_of
 
 
 def _look_for(address: str) -> None:
@@ -103,7 +106,7 @@ def _answers(host: str, port: str) -> bool:
 
 
 def _show_output_of_workers(folder: Path, began: float) -> WorkerOutput:
-    output = contextvars.Context().run(WorkerOutput, folder, began)
+    output = WorkerOutput(folder, began)
     shell = get_ipython()
     if shell is not None:
         shell.events.register("post_execute", output.drain)

@@ -37,7 +37,8 @@ def stamp(runtime_env: Mapping[str, Any]) -> str:
 def local_paths(runtime_env: Mapping[str, Any]) -> list[str]:
     """Return the files and folders of this machine that workers have copies of."""
     named = [runtime_env.get("working_dir"), *(runtime_env.get("py_modules") or ())]
-    return [path for path in named if path and "://" not in path and os.path.exists(path)]  # noqa: PTH110 - as text
+    paths = [path for path in named if isinstance(path, str) and "://" not in path]
+    return [path for path in paths if os.path.exists(path)]  # noqa: PTH110 - as text
 
 
 def _import_paths(runtime_env: Mapping[str, Any]) -> Iterator[str]:

@@ -274,10 +274,14 @@ def present_job() -> str | None:
     return job
 
 
-def tell_of_submissions(tell: Callable[[Any, dict[str, Any]], None]) -> None:
-    """Have a function called with what each ``.remote()`` gives, and with its options.
+Told: TypeAlias = Callable[[str, Any, dict[str, Any]], None]
 
-    So it is with placement groups that are made.
+
+def tell_of_submissions(tell: Told) -> None:
+    """Have a function called with the name of what is submitted, what that gives, and its options.
+
+    So it is with placement groups that are made, which have none. The name is that by which workers
+    mark what they print.
     """
     for kind in (ray.remote_function.RemoteFunction, ray.actor.ActorMethod, ray.actor.ActorClass):
         kind._remote = _telling(kind._remote, tell)
@@ -287,19 +291,27 @@ def tell_of_submissions(tell: Callable[[Any, dict[str, Any]], None]) -> None:
     def make_and_tell(group: Any, id: Any, bundle_cache: Any = None) -> None:  # noqa: A002 - Ray's
         make(group, id, bundle_cache)
         if bundle_cache:  # else it is there already, or stands for none
-            tell(group, {})
+            tell("", group, {})
 
     PlacementGroup.__init__ = make_and_tell
 
 
-def _telling(submit: Any, tell: Callable[[Any, dict[str, Any]], None]) -> Any:
+def _telling(submit: Any, tell: Told) -> Any:
     @functools.wraps(submit)
-    def submit_and_tell(*args: Any, **options: Any) -> Any:
-        given = submit(*args, **options)
-        tell(given, options)
+    def submit_and_tell(remote: Any, *args: Any, **options: Any) -> Any:
+        given = submit(remote, *args, **options)
+        tell(_name(remote, options), given, options)
         return given
 
     return submit_and_tell
+
+
+def _name(remote: Any, options: Mapping[str, Any]) -> str:
+    if isinstance(remote, ray.actor.ActorClass):
+        return str(remote.__ray_metadata__.class_name)
+    if isinstance(remote, ray.remote_function.RemoteFunction):
+        return str(options.get("name") or remote._function.__name__)
+    return ""  # what a method prints is its actor's
 
 
 def object_ids(given: Any) -> list[bytes]:
@@ -317,6 +329,8 @@ def present_task() -> Any:
 
 def unfinished(objects: Collection[bytes], parents: Collection[Any]) -> set[bytes]:
     """Return those objects whose task, which one of some parents has submitted, goes on."""
+    if not objects:  # also where another process submits: Ray Client
+        return set()
     worker = ray._private.worker.global_worker.core_worker
     pending = {
         task.binary() for parent in parents for task in worker.get_pending_children_task_ids(parent)

@@ -7,8 +7,9 @@ would wait behind tasks that nobody waits for; and so would the next attempt of 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
-import weakref
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -31,32 +32,58 @@ class Submissions:
     ----------
     own
         Whether the cluster is this environment's own: another may get the nodes that it lacks.
+    drain
+        Prints what workers have written until now.
     """
 
-    def __init__(self, *, own: bool) -> None:
-        self._own = own
-        self._of: weakref.WeakKeyDictionary[PresentRun, _Submitted] = weakref.WeakKeyDictionary()
+    def __init__(self, *, own: bool, drain: Callable[[], None]) -> None:
+        self._own, self._drain = own, drain
+        self._lock = threading.Lock()
+        self._of: dict[PresentRun, _Submitted] = {}
         private.tell_of_submissions(self._note)
 
-    def _note(self, given: Any, options: dict[str, Any]) -> None:
+    def context_of(self, name: str | None) -> contextvars.Context | None:
+        """Return the context of the one run that has submitted what bears a name.
+
+        None if there is no such run, or several.
+        """
+        with self._lock:
+            found = [each for each in self._of.values() if name in each.names]
+        return found[0].context if len(found) == 1 else None
+
+    def _of_run(self, run: PresentRun) -> _Submitted:
+        with self._lock:  # a run may have several threads
+            if run in self._of:
+                return self._of[run]
+            submitted = self._of[run] = _Submitted()
+        if threading.current_thread() is not threading.main_thread():
+            # Of cells this is done before IPython's last events.
+            run.when_ended(lambda _: self._drain())
+        run.when_ended(submitted.end)
+        run.when_ended(lambda _: self._forget(run))
+        if self._own:
+            look = Look(submitted.goes_on)
+            run.when_ended(lambda _: look.end())
+        return submitted
+
+    def _forget(self, run: PresentRun) -> None:
+        with self._lock:
+            self._of.pop(run, None)
+
+    def _note(self, name: str, given: Any, options: dict[str, Any]) -> None:
         run = present_run()
-        if run is None:
+        if run is None or run.ended:
             return
-        submitted = self._of.get(run)
-        if submitted is None:
-            submitted = self._of.setdefault(run, _Submitted())
-            run.when_ended(submitted.end)
-            if self._own:
-                look = Look(submitted.goes_on)
-                run.when_ended(lambda _: look.end())
+        submitted = self._of_run(run)
+        submitted.names.add(name)
         if isinstance(given, ray.actor.ActorHandle):
             # Others may have been told of an actor with a name, and one may outlive its job.
             if not options.get("name") and not options.get("lifetime"):
                 submitted.actors.append(given._actor_id)
         elif isinstance(given, PlacementGroup):
             submitted.has_groups = True
-        else:
-            submitted.add(private.object_ids(given))
+        elif tasks := private.object_ids(given):
+            submitted.add(tasks)
 
 
 class _Submitted:
@@ -66,6 +93,8 @@ class _Submitted:
     """
 
     def __init__(self) -> None:
+        self.context = contextvars.copy_context()
+        self.names: set[str] = set()
         self.actors: list[Any] = []
         self.has_groups = False
         self._tasks: set[bytes] = set()

@@ -9,10 +9,11 @@ printed when `ray.get` returns is then in the output of that cell.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,10 @@ class WorkerOutput:
             written = os.stat(file.path)  # noqa: PTH116 - as text
             if written.st_mtime < began:
                 file.offset = written.st_size
+        self.context_of: Callable[[str | None], contextvars.Context | None] = lambda _: None
+        """Finds the context of the run that has submitted what bears a name, if it is but one."""
+        # Else a run that drains what all have written would have it all.
+        self._present = contextvars.Context()
         self._reading = threading.Lock()
         self._shown = True
         threading.Thread(target=self._follow, name="ray-output", daemon=True).start()
@@ -120,7 +125,7 @@ class WorkerOutput:
         for _ in range(_MOST_READS):
             if not self._read():
                 break
-        private.print_held_lines()
+        self._present.run(private.print_held_lines)
 
     def _follow(self) -> None:
         pause = threading.Event()
@@ -140,7 +145,8 @@ class WorkerOutput:
         for file in grown:
             for batch in file.read():
                 if batch["job"] == job and self._shown:
-                    private.print_lines(batch)
+                    name = batch["actor_name"] or batch["task_name"]
+                    (self.context_of(name) or self._present).run(private.print_lines, batch)
         return bool(grown)
 
     def _grown(self) -> Iterator[_File]:

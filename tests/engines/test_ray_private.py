@@ -72,7 +72,7 @@ def test_a_node_is_drained_by_a_call_of_the_autoscaler():
 
 def test_what_workers_print_is_marked_and_printed_by_a_function():
     code = (
-        "from flyte_jupyter.engines.ray import private as p\n"
+        "from flyte_jupyter.engines.ray import private_driver as p\n"
         "assert set(p.MARKS.values()) == {'job', 'actor_name', 'task_name'}\n"
         "batch = {'pid': 7, 'is_err': False, 'lines': ['words'], 'job': '01',"
         " 'actor_name': None, 'task_name': 'f'}\n"

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flyte_jupyter.engines.ray import private
+from flyte_jupyter.engines.ray import private_driver
 
 _FIRST, _MOST = 3.0, 30.0
 """Seconds until the first look, and at most between two."""
@@ -29,7 +29,7 @@ class Demand:
         The placement group's; empty for a task or an actor.
     """
 
-    bundles: private.Bundles
+    bundles: private_driver.Bundles
     strategy: str = ""
 
     def beyond(self, nodes: list[dict[str, float]]) -> dict[str, float]:
@@ -95,7 +95,7 @@ def unsatisfiable(nodes: list[dict[str, float]], demands: list[Demand]) -> set[s
 
 
 def _seen() -> set[str]:
-    nodes, asked = private.demands()
+    nodes, asked = private_driver.demands()
     return unsatisfiable(nodes, [Demand(bundles, strategy) for bundles, strategy in asked])
 
 

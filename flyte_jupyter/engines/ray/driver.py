@@ -20,7 +20,7 @@ from IPython.core.getipython import get_ipython
 from flyte_jupyter.driver.present import is_alone
 from flyte_jupyter.driver.refs import any_kept
 from flyte_jupyter.engines.engine import Member
-from flyte_jupyter.engines.ray import private
+from flyte_jupyter.engines.ray import private, private_driver
 from flyte_jupyter.engines.ray.groups import HEAD
 from flyte_jupyter.engines.ray.job_environment import stamp, use_here
 from flyte_jupyter.engines.ray.submissions import Submissions
@@ -54,7 +54,7 @@ def connect(member: Member) -> None:
         _look_for(address)
     # For what reads the environment: Ray in a subprocess of the cell, and Flyte's own plugin.
     os.environ["RAY_ADDRESS"] = address
-    private.pickle_local_modules_by_value()
+    private_driver.pickle_local_modules_by_value()
     use_here(member.args["runtime_env"])
     connection = _Connection(ray.init, address, member.args["runtime_env"], own=bool(head))
     ray.init = connection.init
@@ -66,7 +66,7 @@ def connect(member: Member) -> None:
         connection.begin({})
     output = None
     # Of a cluster that is named it is read too, as far as it is written on this machine.
-    if folder := Path(head["session"]) / "logs" if head else private.logs_of_this_machine():
+    if folder := Path(head["session"]) / "logs" if head else private_driver.logs_of_this_machine():
         output = _show_output_of_workers(folder, began)
         connection.show_read = output.show
         connection.show(True)
@@ -189,7 +189,7 @@ class _Connection:
     def show(self, shown: bool) -> None:
         """Have what workers print shown, or not."""
         if not self._own:
-            private.show_published(shown, here=self.show_read is None)
+            private_driver.show_published(shown, here=self.show_read is None)
         if self.show_read is not None:
             self.show_read(shown)
 

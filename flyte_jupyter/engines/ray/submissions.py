@@ -16,7 +16,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 
 from flyte_jupyter.driver.present import PresentRun, present_run
-from flyte_jupyter.engines.ray import private
+from flyte_jupyter.engines.ray import private_driver
 from flyte_jupyter.engines.ray.demands import Look
 
 _GRACE = 3.0
@@ -40,7 +40,7 @@ class Submissions:
         self._own, self._drain = own, drain
         self._lock = threading.Lock()
         self._of: dict[PresentRun, _Submitted] = {}
-        private.tell_of_submissions(self._note)
+        private_driver.tell_of_submissions(self._note)
 
     def context_of(self, name: str | None) -> contextvars.Context | None:
         """Return the context of the one run that has submitted what bears a name.
@@ -82,7 +82,7 @@ class Submissions:
                 submitted.actors.append(given._actor_id)
         elif isinstance(given, PlacementGroup):
             submitted.has_groups = True
-        elif tasks := private.object_ids(given):
+        elif tasks := private_driver.object_ids(given):
             submitted.add(tasks)
 
 
@@ -106,9 +106,9 @@ class _Submitted:
         """Take tasks in, by the id of a ref of each."""
         with self._lock:
             self._tasks.update(tasks)
-            self._parents.add(private.present_task())
+            self._parents.add(private_driver.present_task())
             if len(self._tasks) > self._most:
-                self._tasks = private.unfinished(self._tasks, self._parents)
+                self._tasks = private_driver.unfinished(self._tasks, self._parents)
                 self._most = max(_FEW, 2 * len(self._tasks))
 
     def goes_on(self) -> bool:
@@ -125,14 +125,14 @@ class _Submitted:
         for task in tasks:
             _cancel(task, force=False)
         for actor in self.actors:
-            private.kill_actor(actor)
+            private_driver.kill_actor(actor)
         if tasks:
             timer = threading.Timer(_GRACE, self._insist, (tasks,))
             timer.daemon = True
             timer.start()
 
     def _unfinished(self) -> set[bytes]:
-        return private.unfinished(self._tasks, self._parents)
+        return private_driver.unfinished(self._tasks, self._parents)
 
     def _insist(self, tasks: list[Any]) -> None:
         if not ray.is_initialized():

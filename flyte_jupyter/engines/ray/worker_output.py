@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flyte_jupyter.engines.ray import private
+from flyte_jupyter.engines.ray import private_driver
 
 _NAME = re.compile(r"worker-[0-9a-f]+-[0-9a-f]*-(\d+)\.(out|err)")
 _PAUSE = 0.1
@@ -49,14 +49,14 @@ class _File:
         batch: list[str] = []
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip("\r")
-            mark = next((m for m in private.MARKS if text.startswith(m)), None)
+            mark = next((m for m in private_driver.MARKS if text.startswith(m)), None)
             if mark is None:
                 batch.append(text)
                 continue
             if batch:
                 yield self._batch(batch)
                 batch = []
-            self._note(private.MARKS[mark], text.removeprefix(mark))
+            self._note(private_driver.MARKS[mark], text.removeprefix(mark))
         if batch:
             yield self._batch(batch)
 
@@ -125,7 +125,7 @@ class WorkerOutput:
         for _ in range(_MOST_READS):
             if not self._read():
                 break
-        self._present.run(private.print_held_lines)
+        self._present.run(private_driver.print_held_lines)
 
     def _follow(self) -> None:
         pause = threading.Event()
@@ -136,7 +136,7 @@ class WorkerOutput:
     def _read(self) -> bool:
         """Print what has been written since; tells whether there was anything."""
         try:
-            job = private.present_job()
+            job = private_driver.present_job()
             grown = list(self._grown())
         except Exception:  # noqa: BLE001 - Ray is being left, or its folder has just gone
             return False
@@ -146,7 +146,7 @@ class WorkerOutput:
             for batch in file.read():
                 if batch["job"] == job and self._shown:
                     name = batch["actor_name"] or batch["task_name"]
-                    (self.context_of(name) or self._present).run(private.print_lines, batch)
+                    (self.context_of(name) or self._present).run(private_driver.print_lines, batch)
         return bool(grown)
 
     def _grown(self) -> Iterator[_File]:

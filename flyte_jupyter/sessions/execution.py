@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import linecache
 import queue
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 from flyte_jupyter.driver.client import DriverClient, Hearing
@@ -121,7 +121,7 @@ class Execution:
         self._keeping: asyncio.Future[None] | None = None
         self._client: DriverClient | None = None
         self._interrupted = self._replaced = False
-        self._timed_out = 0.0
+        self._timed_out, self._late = 0.0, False
         self._limits: list[_Limit] = []
         self._nesting: Nesting | None = None
         self._beside = self._hopeless = False
@@ -143,7 +143,7 @@ class Execution:
         try:
             if self._interrupted:  # before this coroutine took its first step
                 raise asyncio.CancelledError
-            self._limit(self.run.task.deadline)
+            self._limit(self.run.task.deadline, self._end_in_time)
             async with self.turn() if self.turn else contextlib.nullcontext(False) as ended:
                 if ended:
                     return
@@ -174,38 +174,57 @@ class Execution:
     async def _attempts(self, packed: Packed) -> None:
         used, task = False, self.run.task
         for left in range(task.retries, -1, -1):
-            queued = self._limit(task.queue_timeout)
-            await self._reach_cluster()
-            async with contextlib.AsyncExitStack() as turns:
-                await turns.enter_async_context(self.places)
-                self._beside = self._goes_beside()
-                if not self._beside:
-                    await turns.enter_async_context(self.cluster.turn)
+            begun, queued = False, self._limit(task.queue_timeout)
+            try:
+                async with self._turn():
+                    if used or packed.driver not in ("", self.cluster.driver):
+                        packed.parcel.close()
+                        packed = await self._pack_again()
+                    begun = used = True
+                    queued.cancel()
+                    packed = await self._attempt_with_all(packed)
+                return
+            except asyncio.CancelledError:
+                if not left or not self._timed_out or self._is_over():
+                    raise
+                asyncio.current_task().uncancel()  # type: ignore[union-attr]
+            except Exception as error:
+                if not left or not begun or self._is_over() or _final(error):
+                    raise
+            finally:
+                queued.cancel()
+                if used:
+                    packed.parcel.close()
+            self._fail_attempt(left)
+            if task.backoff is not None:
+                pause = task.backoff.compute_delay(task.retries - left)
+                await asyncio.sleep(pause.total_seconds())
+
+    def _fail_attempt(self, left: int) -> None:
+        """Say that there is another one, for which limits of one attempt begin anew."""
+        more = "1 more attempt" if left == 1 else f"{left} more attempts"
+        what = self._timeout_error().what if self._timed_out else f"{self.run.id} failed"
+        self.sink.stream("stderr", f"{what}; {more}.\n")
+        self.run.record.state = "queued"
+        self._timed_out, self._replaced = 0.0, False
+        if self._killer:
+            self._killer.cancel()
+
+    def _is_over(self) -> bool:
+        """Whether no attempt may follow, however many are left."""
+        return self._interrupted or self._late or self._hopeless
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until it may run on its cluster, and hold the place meanwhile."""
+        await self._reach_cluster()
+        async with self.places:
+            self._beside = self._goes_beside()
+            async with contextlib.nullcontext() if self._beside else self.cluster.turn:
                 await self._reach_cluster()  # again: it may have gone while this run waited
                 if self._interrupted:
                     raise asyncio.CancelledError
-                if used or packed.driver not in ("", self.cluster.driver):
-                    packed.parcel.close()
-                    packed = await self._pack_again()
-                used = True
-                queued.cancel()
-                try:
-                    packed = await self._attempt_with_all(packed)
-                except Exception as error:
-                    gone = isinstance(error, ClusterLost)
-                    over = gone or self._timed_out or self._interrupted or self._hopeless
-                    if not left or over or _final(error):
-                        raise
-                    more = "1 more attempt" if left == 1 else f"{left} more attempts"
-                    self.sink.stream("stderr", f"{self.run.id} failed; {more}.\n")
-                else:
-                    return
-                finally:
-                    packed.parcel.close()
-            if task.backoff is not None:
-                self.run.record.state = "queued"
-                pause = task.backoff.compute_delay(task.retries - left)
-                await asyncio.sleep(pause.total_seconds())
+                yield
 
     async def _attempt_with_all(self, packed: Packed) -> Packed:
         """Attempt it; again if an input that was sent before has had to go meanwhile."""
@@ -217,9 +236,9 @@ class Execution:
             await self._attempt(packed.parcel)
         return packed
 
-    def _limit(self, seconds: float) -> _Limit:
-        """Stop the run in so many seconds, unless the limit is cancelled before; 0 for never."""
-        limit = _Limit(seconds, self._time_out)
+    def _limit(self, seconds: float, reach: Callable[[float], None] | None = None) -> _Limit:
+        """Stop the attempt in so many seconds, unless it is cancelled before; 0 for never."""
+        limit = _Limit(seconds, reach or self._time_out)
         self._limits.append(limit)
         return limit
 
@@ -409,10 +428,18 @@ class Execution:
         elif self._task:
             self._task.cancel()
 
+    def _end_in_time(self, deadline: float) -> None:
+        """Stop the run: the only limit that allows no further attempt."""
+        self._late = True
+        if self._timed_out:
+            self._timed_out = deadline  # what is being stopped stops for good
+        else:
+            self._time_out(deadline)
+
     def _timeout_error(self) -> TaskTimeout:
+        ran = self.run.state == "running" or (self._late and self.run.attempts)
         return TaskTimeout(
-            f"{self.run.id} {'ran' if self.run.attempts else 'waited'} longer than its "
-            f"{self._timed_out:g} s",
+            f"{self.run.id} {'ran' if ran else 'waited'} longer than its {self._timed_out:g} s",
             seen="its driver took no notice and was replaced" if self._replaced else "",
         )
 
@@ -490,6 +517,8 @@ class Relayed(Execution):
 def _final(error: Exception) -> bool:
     """Whether an exception says that another attempt is of no use: Flyte's own word, or ours."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, ClusterLost):
+        return True
     if isinstance(error, ConnectorError):
         return not isinstance(error, ServiceError)
     return "NonRecoverableError" in kinds

@@ -245,6 +245,28 @@ def test_time_limits(book):
     assert (error.name, "waited longer than its 0.001 s" in error.value) == ("TaskTimeout", True)
 
 
+def test_a_time_limit_of_an_attempt_leaves_the_others(book, tmp_path):
+    tally = tmp_path / "tally"
+    book.run(f"tally = {str(tally)!r}")
+    declared(
+        book,
+        "@env.task(timeout=1, retries=2)\n"
+        "def f(stubborn):\n    with open(tally, 'a') as file: print(1, file=file)\n"
+        "    while len(open(tally).readlines()) < 2:\n"
+        "        try: time.sleep(600)\n"
+        "        except KeyboardInterrupt:\n            if not stubborn: raise\n"
+        "    return 'done'",
+    )
+    cell = book.run("got = await flyte_jupyter.run(f, False)")
+    assert "ran longer than its 1 s; 2 more attempts" in cell.stderr
+    assert book.value("got") == "done"
+    tally.unlink()
+    # One whose driver had to be replaced counts as one attempt, too.
+    book.run("%config FlyteJupyter.interrupt_grace = 0.2")
+    assert book.value("await flyte_jupyter.run(f, True)") == "done"
+    book.run("%config FlyteJupyter.interrupt_grace = 10")
+
+
 def test_a_cached_result_is_used_until_a_helper_changes(book, tmp_path):
     book.run(
         f"tally = {str(tmp_path / 'tally')!r}\n"

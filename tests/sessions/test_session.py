@@ -215,6 +215,14 @@ def test_a_failed_run_is_tried_again(session, tmp_path, sink):
     assert "failed; 1 more attempt." in sink.text
 
 
+def test_each_attempt_may_wait_as_long(session, sink):
+    first = session.submit("plain", CellTask("import time; time.sleep(1)"))
+    patient = CellTask("x = 1", returns=("x",), queue_timeout=0.3, retries=100)
+    assert session.wait(session.submit("plain", patient, sink=sink)) == 1
+    assert "waited longer than its 0.3 s; 99 more attempts." in sink.text
+    session.wait(first)
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

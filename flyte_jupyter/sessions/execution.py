@@ -51,6 +51,9 @@ class Owner(Protocol):
     def fetch(self, cluster: Cluster, ref: Ref) -> Any:
         """Bring a ref's value here."""
 
+    async def replace(self, lost: Cluster) -> Cluster:
+        """Return the cluster that has taken the place of a lost one, or start it."""
+
 
 class _Home:
     """What a ref knows of where it comes from; `refs.Home` says what it is for."""
@@ -114,6 +117,7 @@ class Execution:
         """Waits for equal runs that began before; gives whether one of them has ended this run."""
         self.sink = sink
         self.places = cluster.places
+        self._uses = contextlib.ExitStack()
         self.caller: Execution | None = None
         """The one whose task called this."""
         self._ask, self._owner = ask, owner
@@ -147,7 +151,8 @@ class Execution:
             async with self.turn() if self.turn else contextlib.nullcontext(False) as ended:
                 if ended:
                     return
-                with self.cluster.in_use():
+                with self._uses:
+                    self._uses.enter_context(self.cluster.in_use())
                     await self._attempts(packed)
                 await self._keep_result()
             self.run.end("succeeded")
@@ -176,7 +181,7 @@ class Execution:
         for left in range(task.retries, -1, -1):
             begun, queued = False, self._limit(task.queue_timeout)
             try:
-                async with self._turn():
+                async with self._turn(again=left < task.retries):
                     if used or packed.driver not in ("", self.cluster.driver):
                         packed.parcel.close()
                         packed = await self._pack_again()
@@ -189,7 +194,8 @@ class Execution:
                     raise
                 asyncio.current_task().uncancel()  # type: ignore[union-attr]
             except Exception as error:
-                if not left or not begun or self._is_over() or _final(error):
+                lost = isinstance(error, ClusterLost)
+                if not left or not (begun or lost) or self._is_over() or _final(error):
                     raise
             finally:
                 queued.cancel()
@@ -215,8 +221,10 @@ class Execution:
         return self._interrupted or self._late or self._hopeless
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _turn(self, *, again: bool) -> AsyncIterator[None]:
         """Wait until it may run on its cluster, and hold the place meanwhile."""
+        if again and self.cluster.state == "failed":
+            await self._replace_cluster()
         await self._reach_cluster()
         async with self.places:
             self._beside = self._goes_beside()
@@ -241,6 +249,13 @@ class Execution:
         limit = _Limit(seconds, reach or self._time_out)
         self._limits.append(limit)
         return limit
+
+    async def _replace_cluster(self) -> None:
+        self.run.record.state = "starting"
+        lost, self.cluster = self.cluster, await self._owner.replace(self.cluster)
+        self._uses.enter_context(self.cluster.in_use())
+        if self.places is lost.places:  # and not those of a caller
+            self.places = self.cluster.places
 
     def _goes_beside(self) -> bool:
         """Whether it runs in a thread of the driver, beside a task on its main thread.
@@ -517,8 +532,6 @@ class Relayed(Execution):
 def _final(error: Exception) -> bool:
     """Whether an exception says that another attempt is of no use: Flyte's own word, or ours."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, ClusterLost):
-        return True
     if isinstance(error, ConnectorError):
         return not isinstance(error, ServiceError)
     return "NonRecoverableError" in kinds

@@ -161,10 +161,10 @@ class Nesting:
         passed = Passed(said["inputs"], buffers[1:])
         child = await self._runs.nest(self._parent, environment, task)
         self._begin(name, child)
+        await child.perform(Packed(passed, ""))
         with contextlib.ExitStack() as until_received:
             # Its driver has the value until then: a cluster that goes by itself has to wait.
             until_received.enter_context(child.cluster.in_use())
-            await child.perform(Packed(passed, ""))
             if child.answer is not None:
                 answer = child.answer
                 if (answer[0].get("outputs") or {}).get("segments"):

@@ -231,16 +231,26 @@ class Runner:
         """
         async with self._placing[environment.name]:
             clusters, cluster = self._clusters, self._clusters.running(environment)
-            if cluster is not None and (cluster.used or clusters.is_in_line(cluster, environment)):
+            if cluster is None:
+                return await self._started(environment)
+            if cluster.used or clusters.is_in_line(cluster, environment):
                 return cluster
-
-            def change() -> Coroutine[Any, Any, Cluster]:
-                if cluster is None:
-                    return clusters.start(clusters.new(environment))
-                return clusters.bring_in_line(cluster, environment)
-
-            changing = await beside(change, _close)
+            changing = await beside(lambda: clusters.bring_in_line(cluster, environment), _close)
             return await changing
+
+    async def _started(self, environment: Environment) -> Cluster:
+        clusters = self._clusters
+        starting = await beside(lambda: clusters.start(clusters.new(environment)), _close)
+        return await starting
+
+    async def replace(self, lost: Cluster) -> Cluster:
+        """Return the cluster that has taken the place of a lost one, or start it.
+
+        One that runs is taken as it is: another run has started it, perhaps as declared since.
+        """
+        environment = lost.environment
+        async with self._placing[environment.name]:
+            return self._clusters.running(environment) or await self._started(environment)
 
     def _forget(self, run: Run) -> None:
         self._executions.pop(run.id, None)

@@ -125,6 +125,24 @@ def test_many_crashes_in_a_row_are_survived(plain):
     assert plain.task("1").result == "1"
 
 
+def test_a_lost_cluster_is_a_failure_to_be_tried_again_on_a_new_one(plain, tmp_path):
+    plain.run(f"count = {str(tmp_path / 'count')!r}\nsent = list(range(10))")
+    body = """
+    import time
+    open(count, "a").write("x")
+    print("in")
+    if len(open(count).read()) < 2:
+        time.sleep(600)
+    total = sum(sent)
+    """
+    cell = plain.submit(task(body, "-o total --retries 1"))
+    plain.until_printed(cell)
+    plain.process("super").send_signal(signal.SIGKILL)
+    assert "1 more attempt" in plain.wait(cell).stderr
+    assert plain.value("total") == 45
+    assert plain.task("2").result == "2"
+
+
 def test_a_killed_supervisor_is_an_error_and_leaves_nothing(plain):
     plain.task("1")
     cell = plain.submit(task("import time\nprint('in')\ntime.sleep(600)"))

@@ -355,6 +355,23 @@ def test_retries_of_a_nested_task(book, tmp_path):
     assert book.value(f"await flyte_jupyter.run(f, {tally!r})") == "done"
 
 
+def test_a_nested_task_whose_cluster_is_lost_has_a_new_one(book, tmp_path):
+    tally = str(tmp_path / "tally")
+    declared(
+        book,
+        "import os, signal, time\nimport psutil\n"
+        "lost_env = flyte.TaskEnvironment(name='lost')\n"
+        "@lost_env.task(retries=1)\ndef doomed(where):\n    open(where, 'a').write('.')\n"
+        "    if len(open(where).read()) < 2:\n"
+        "        above = psutil.Process().parents()\n"
+        "        (one,) = [p for p in above if p.name().startswith('flyte:super')]\n"
+        "        one.send_signal(signal.SIGKILL)\n        time.sleep(600)\n"
+        "    return 'done'\n"
+        "@env.task\nasync def f(where): return await doomed.aio(where)",
+    )
+    assert book.value(f"await flyte_jupyter.run(f, {tally!r})") == "done"
+
+
 def test_a_cell_may_call_tasks_too(book):
     book.run("%%flyte_task env -o got\ngot = await leaf(41)")
     assert book.value("got") == 42

@@ -79,6 +79,24 @@ def test_a_rank_that_leaves_by_itself_is_named_with_its_exit_code(torch):
         torch.run("%flyte down never")
 
 
+@pytest.mark.parametrize("early", [0, 1])
+def test_a_rank_that_waits_for_one_that_has_ended_fails(torch, early):
+    late = 1 - early
+    body = f"{GROUP}value = rank\nif rank == {late}: dist.barrier()"
+    cell = torch.wait(torch.submit(task(body, "-o value")))
+    assert f"raised on rank {late} of 2" in cell.shown
+    assert cell.error.name in ("RuntimeError", "DistBackendError")
+    said = f"Rank {early} has ended and is let go; rank {late} goes on without it.\n"
+    assert said in cell.stderr
+
+
+def test_a_rank_that_has_ended_may_leave_the_others_their_time(torch):
+    body = f"{GROUP}value = [rank] * 100_000\nimport time\nif rank == 1: time.sleep(7)"
+    cell = torch.task(body, "-o value -r rank")
+    assert "Rank 0 has ended" in cell.stderr
+    assert torch.value("sum(value) + rank.get()") == 0
+
+
 def test_sys_exit_ends_the_cell(torch):
     assert "sys.exit" in torch.fail(task("import sys\nsys.exit(3)")).value
 

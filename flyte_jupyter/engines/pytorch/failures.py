@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flyte_jupyter.errors import ClusterError
+
+_NAMED = 8
 
 
 def crashed(failures: Mapping[int, int], restarts: int) -> ClusterError:
@@ -31,6 +33,22 @@ def note_of_restart(failures: Mapping[int, int], restarts: int, most: int) -> st
     """Return the line that says that all ranks start again."""
     rank, code = first_of(failures)
     return f"Rank {rank} {describe(code)}; all ranks start again ({restarts} of {most}).\n"
+
+
+def note_of_early_end(ended: Sequence[int], going: Sequence[int]) -> str:
+    """Return the line that says that some ranks have ended, and others go on without them."""
+    have, are, them = ("have", "are", "them") if len(ended) > 1 else ("has", "is", "it")
+    go = "go" if len(going) > 1 else "goes"
+    left = f"{_ranks(ended)} {have} ended and {are} let go; {_ranks(going).lower()} {go} on"
+    return f"{left} without {them}.\n"
+
+
+def _ranks(numbers: Sequence[int]) -> str:
+    """Name ranks: all of a few, and of many how many they are."""
+    if len(numbers) > _NAMED:
+        return f"{len(numbers)} ranks"
+    which = ", ".join(map(str, numbers))
+    return f"Rank {which}" if len(numbers) == 1 else f"Ranks {which}"
 
 
 def first_of(failures: Mapping[int, int]) -> tuple[int, int]:

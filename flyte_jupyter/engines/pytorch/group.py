@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flyte_jupyter.driver.job import Job, Outcome
 from flyte_jupyter.driver.values import transfer
-from flyte_jupyter.driver.values.forwarding import forward
 from flyte_jupyter.engines.pytorch.asking import Desk, ask_nodes
 from flyte_jupyter.engines.pytorch.engine import nodes as least_and_most
-from flyte_jupyter.engines.pytorch.failures import crashed, note_of_restart
+from flyte_jupyter.engines.pytorch.failures import crashed, note_of_early_end, note_of_restart
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, SAY, FrameSocket
 from flyte_jupyter.engines.pytorch.links import NodeLink, RankLink
 from flyte_jupyter.engines.pytorch.screen import Screen, shown_ranks
+from flyte_jupyter.engines.pytorch.taking import Taken
 from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.errors import ClusterError, TaskTimeout, one_line
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _JUDGEMENT = 0.05
 """Seconds after an exception in which the death of another rank may show as its cause."""
+_EARLY = 5.0
+"""Seconds after which a rank that has ended does not wait for the others any more."""
 _LAST_WORDS = 1.0
 """Seconds that ranks have, after an interrupt, once the first of them has ended."""
 _IGNORED = 5.0
@@ -45,6 +47,10 @@ _FAREWELL = 5.0
 def _close(packing: asyncio.Task[transfer.Parcel]) -> None:
     if not packing.cancelled() and packing.exception() is None:
         packing.result().close()
+
+
+def _numbers(ranks: list[RankLink]) -> list[int]:
+    return sorted(rank.number for rank in ranks)
 
 
 class Group:
@@ -71,6 +77,7 @@ class Group:
         self._interrupted = False
         self._restarts = self._lost = 0
         self._restarting: set[int] = set()
+        self._taken: Taken | None = None
         self._refs: dict[str, asyncio.Task[transfer.Parcel]] = {}
         self._giving: set[asyncio.Task[None]] = set()
         world = self._most * self._config.nproc_per_node
@@ -91,6 +98,7 @@ class Group:
             for link in self._links():
                 if not link.leaving:
                     link.close()
+            self._drop_taken()
             for packing in self._refs.values():
                 packing.add_done_callback(_close)
 
@@ -123,6 +131,7 @@ class Group:
     async def _begin(self) -> None:
         """Ask the nodes, from a clean start."""
         self._ranks, self._regrouping = [], True
+        self._drop_taken()
         self._nodes = await ask_nodes(self.job, self._driver, self._token, self._restarts)
         for node in self._nodes:
             self._loop.add_reader(node.link.sock, self._on_node, node)
@@ -145,6 +154,7 @@ class Group:
         if self._interrupted:
             self._stop()
             return
+        self._drop_taken()
         for rank in self._ranks:
             rank.old = rank.old or rank.node == node.index
         if not self._regrouping or node.index in self._restarting:
@@ -155,8 +165,9 @@ class Group:
         if not (said["failures"] and alone):
             return
         of = self._config.max_restarts
-        if self._restarts >= of:
-            # Each agent counts the deaths of its own ranks alone, and would go on.
+        if self._restarts >= of or any(other.ended for other in self._nodes):
+            # Each agent counts the deaths of its own ranks alone, and would go on; or wait for
+            # those whose ranks had all ended before.
             self._give_up(said["failures"])
             return
         self._restarts += 1
@@ -284,9 +295,14 @@ class Group:
                 self._loop.call_later(_LAST_WORDS, self._stop)
             self._consider()
         elif rank.reply["status"] == "ok":
+            self._loop.call_later(_EARLY, self._let_go_early)
             self._consider()
         else:
             self._loop.call_later(_JUDGEMENT, self._consider)
+
+    def _present(self) -> list[RankLink]:
+        """Return the ranks of this start of the group, also those that have ended."""
+        return [rank for rank in self._ranks if rank.greeted and not rank.old]
 
     # -- judgement --------------------------------------------------------------------------
 
@@ -294,7 +310,7 @@ class Group:
         """End the task if it is clear how it ends."""
         if self._outcome.done():
             return
-        present = [rank for rank in self._ranks if rank.greeted and not rank.old]
+        present = self._present()
         if self._interrupted:
             if present and not self._regrouping and all(rank.over for rank in present):
                 self._stop()
@@ -312,28 +328,54 @@ class Group:
         self._set(Outcome(cast("TaskReply", rank.reply), rank.frames))
 
     def _succeed(self, ranks: list[RankLink]) -> None:
-        for rank in ranks:
-            rank.drain()
-        first = next(rank for rank in ranks if rank.number == 0)
         try:
-            outcome = self._take(first)
+            for rank in ranks:
+                rank.drain()
+                self._take(rank)
+            assert self._taken is not None, "there is a rank 0"
+            outcome = self._taken.outcome(self.job.keep)
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything
             self._raise(error)
             return
+        self._taken = None
         links: list[NodeLink | RankLink] = [*ranks, *self._nodes]
         for link in links:
             link.leave()
         self._driver.leaving = asyncio.ensure_future(self._part())
         self._set(outcome)
 
-    def _take(self, rank: RankLink) -> Outcome:
+    def _take(self, rank: RankLink) -> None:
         """Take over what rank 0 returns, which goes when it does."""
-        reply: Any = rank.reply
-        kept = transfer.unpack(reply["kept"], reply["kept_frames"])
-        outputs = forward(reply["outputs"], rank.frames)
-        refs = {name: self.job.keep(value) for name, value in kept.items()}
-        told: TaskReply = {"status": "ok", "outputs": outputs.header, "refs": refs}
-        return Outcome(told, outputs.frames, outputs)
+        if rank.number == 0 and self._taken is None:
+            self._taken = Taken(rank)
+
+    def _drop_taken(self) -> None:
+        if self._taken is not None:
+            self._taken.close()
+            self._taken = None
+
+    def _let_go_early(self) -> None:
+        """Let ranks that have ended go, so that no other waits for them in a collective for ever.
+
+        As under torchrun: their connections are cut, and who waits at the other end fails.
+        """
+        if self._outcome.done() or self._interrupted or self._regrouping:
+            return
+        present = self._present()
+        ended = [rank for rank in present if rank.reply and not rank.leaving]
+        going = [rank for rank in present if not rank.reply]
+        if not ended or any(rank.failed for rank in ended):
+            return
+        try:
+            for rank in ended:
+                rank.drain()
+                self._take(rank)
+        except Exception as error:  # noqa: BLE001 - a user's object may raise anything
+            self._raise(error)
+            return
+        self.job.write("stderr", note_of_early_end(*(_numbers(r) for r in (ended, going))))
+        for rank in ended:
+            rank.leave()
 
     async def _part(self) -> None:
         """Let agents end by themselves, and see to it that they do."""

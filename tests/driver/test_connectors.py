@@ -243,6 +243,7 @@ class Silent:
     released = False
 
     def show(self, *args) -> None: ...
+    def show_silence(self, *args) -> None: ...
     def end(self, *args) -> None: ...
     def keep(self, *args) -> None: ...
 
@@ -277,8 +278,14 @@ async def test_what_has_failed_for_good_is_not_deleted(monkeypatch, phase):
     assert connector.deleted == 0
 
 
-async def test_what_cannot_be_seen_any_more_is_deleted(monkeypatch):
-    connector = Connector(*[OSError("down")] * 3)
+@pytest.fixture
+def impatient(monkeypatch):
+    """Give a job up at the first look that fails."""
+    monkeypatch.setattr("flyte_jupyter.driver.connectors.job._PATIENCE", 0.0)
+
+
+async def test_what_cannot_be_seen_any_more_is_deleted(monkeypatch, impatient):
+    connector = Connector(OSError("down"))
     with pytest.raises(ConnectorError, match="'get' of of tests failed: OSError: down"):
         await job(connector, monkeypatch).run({}, "")
     assert connector.deleted == 1
@@ -322,12 +329,14 @@ async def test_a_deletion_is_seen_through_although_it_is_stopped_again(monkeypat
 
 
 @pytest.mark.parametrize("refused", [False, True])
-async def test_the_keeper_is_released_when_there_is_nothing_to_keep(monkeypatch, refused):
+async def test_the_keeper_is_released_when_there_is_nothing_to_keep(
+    monkeypatch, impatient, refused
+):
     class Refusing(Connector):
         async def delete(self, resource_meta, **kwargs):
             raise OSError("not now")
 
-    connector = (Refusing if refused else Connector)(*[OSError("down")] * 3)
+    connector = (Refusing if refused else Connector)(OSError("down"))
     one = job(connector, monkeypatch)
     with pytest.raises(ServiceError):
         await one.run({}, "")
@@ -441,17 +450,29 @@ def test_a_keeper_that_cannot_start_is_named(monkeypatch):
         one.pledge(Connector(), {})
 
 
-async def test_two_looks_may_fail(monkeypatch):
-    wrong = OSError("down")
+async def test_a_service_may_be_silent_for_a_while(monkeypatch):
+    """How many looks fail says nothing: the first are but moments after the launch."""
     done = said(TaskExecution.SUCCEEDED)
-    connector = Connector(wrong, wrong, said(TaskExecution.RUNNING), wrong, wrong, done)
+    connector = Connector(*[OSError("starting")] * 5, said(TaskExecution.RUNNING), done)
     assert await job(connector, monkeypatch).run({}, "") is done
+    assert connector.deleted == 0
+
+
+async def test_since_when_a_service_is_silent_is_shown(monkeypatch):
+    shown: list[tuple[float, str]] = []
+    monkeypatch.setattr(Silent, "show_silence", lambda self, *said: shown.append(said))
+    silence = [OSError("the token is wrong"), OSError("down")]
+    connector = Connector(*silence, said(TaskExecution.SUCCEEDED))
+    await job(connector, monkeypatch).run({}, "")
+    (first, why), (second, _) = shown
+    assert first == second
+    assert "the **** is wrong" in why
 
 
 @pytest.mark.parametrize("nonsense", [None, "done", Resource(phase=99)])
-async def test_an_answer_that_is_none_is_named(monkeypatch, nonsense):
+async def test_an_answer_that_is_none_is_named(monkeypatch, impatient, nonsense):
     with pytest.raises(ConnectorError, match="makes no sense"):
-        await job(Connector(*[nonsense] * 3), monkeypatch).run({}, "")
+        await job(Connector(nonsense), monkeypatch).run({}, "")
 
 
 async def test_a_secret_without_a_value_is_named(monkeypatch):

@@ -414,16 +414,36 @@ def test_a_job_that_may_be_tried_again_is(book, service):
     one_line(book.fail(RUN), "ServiceError", "RETRYABLE_FAILED: preempted")
 
 
-def test_one_look_may_fail(book, service):
+def test_looks_may_fail(book, service):
     service.answers = [(500, "oops"), (200, "{")]
     assert book.run(RUN).result.startswith("File(")
+
+
+def test_a_service_that_answers_late_keeps_its_job(book, service):
+    service.answers = [(404, "not there yet")] * 5
+    cell = book.run(RUN)
+    assert cell.result.startswith("File(")
+    assert len(service.jobs) == 1
+    assert "model_train: no answer since " in displayed(cell)[0]
+    assert "SUCCEEDED" in displayed(cell)[-1]
+
+
+@pytest.fixture
+def impatient(book):
+    """Have the driver give a job up at the first look that fails."""
+    set_patience = "from flyte_jupyter.driver.connectors import job\njob._PATIENCE = {}"
+    book.task(set_patience.format(0.0), environment="model_train_env")
+    yield
+    book.task(set_patience.format(60.0), environment="model_train_env")
 
 
 @pytest.mark.parametrize(
     "answer", [(200, "no json"), (200, {"stat": 1}), (200, {"status": "WHAT"})]
 )
-def test_a_service_that_makes_no_sense_is_given_up_and_its_job_deleted(book, service, answer):
-    service.answers = [answer] * 10
+def test_a_service_that_makes_no_sense_is_given_up_and_its_job_deleted(
+    book, service, impatient, answer
+):
+    service.answers = [answer]
     service.seconds = 600
     one_line(book.fail(RUN), "ServiceError", "'get' of Model Training Connector failed", "line")
     assert gone(service)

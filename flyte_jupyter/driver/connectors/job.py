@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
@@ -21,8 +22,8 @@ _T = TypeVar("_T")
 
 _FIRST, _GROWTH, _LONGEST = 0.05, 1.5, 3.0
 """Seconds between the first two looks at a job, by what each pause is longer, and the longest."""
-_FAILURES = 3
-"""How often in a row a look may fail before the job is given up."""
+_PATIENCE = 60.0
+"""Seconds without an answer after which a job is given up: that a look fails says nothing of it."""
 _LAUNCH, _DELETION = 5.0, 4.0
 """Seconds that a service has to say what became of a launch, and to delete a job, when nobody waits
 for the job any more. Together they are less than the time after which a task that ignores an
@@ -120,19 +121,21 @@ class Job:
     async def _watch(self) -> Any:
         from flyteidl2.core.execution_pb2 import TaskExecution
 
-        pause, failures = _FIRST, 0
+        pause, silent_since = _FIRST, 0.0
         while True:
             try:
                 resource = await self._said(
                     "get", self._connector.get(resource_meta=self._meta, **self._secrets)
                 )
                 phase = self._name_of(resource)
-            except ServiceError:
-                failures += 1
-                if failures == _FAILURES:
+            except ServiceError as error:
+                silent_since = silent_since or time.time()
+                if time.time() - silent_since >= _PATIENCE:
                     raise
+                with contextlib.suppress(Exception):
+                    self._view.show_silence(silent_since, str(error))
             else:
-                failures = 0
+                silent_since = 0.0
                 with contextlib.suppress(Exception):  # what cannot be shown is no reason to end it
                     self._view.show(phase, resource, self._masked)
                 final = (TaskExecution.FAILED, TaskExecution.ABORTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,22 @@ class JobView:
         self._publish(
             "  ".join(self._parts(phase, message, text if info else "")),
             self._html(phase, message, pretty if info else ""),
+        )
+
+    def show_silence(self, since: float, why: str) -> None:
+        """Show that looks at the job fail.
+
+        Parameters
+        ----------
+        since
+            When the first one did, in seconds since the epoch.
+        why
+            What the last one ran into, without secrets.
+        """
+        silence = time.strftime("no answer since %H:%M:%S", time.localtime(since))
+        self._publish(
+            "  ".join(self._parts(silence, why, "")),
+            self._html(silence, why, ""),
         )
 
     def end(self, phase: str) -> None:

@@ -16,6 +16,7 @@ from flyte_jupyter.sessions import Session
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import Environment, declared_in, find
 from flyte_jupyter.sessions.scaling import scalable_roles
+from flyte_jupyter.sessions.secret_values import typed_names
 
 _NO_ENVIRONMENT = {"runs", "doctor", "connectors", "secret"}
 
@@ -148,7 +149,7 @@ def _words_of(session: Session, verb: str, given: list[str]) -> Iterable[str]:
     if verb in _NO_ENVIRONMENT:
         if verb == "secret" and not given:
             declared = [value for _, value in declared_in(session.namespace)]
-            return [secret.key for each in declared for secret in Environment.of(each).secrets()]
+            return [name for each in declared for name in typed_names(Environment.of(each))]
         if verb != "connectors" or len(given) > 1 or (given and given[0] != "show"):
             return []
         return _tasks(session) if given else ["show", "serve", "stop"]

@@ -19,7 +19,7 @@ from flyte_jupyter.sessions import Session
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.environments import declared_in
 from flyte_jupyter.sessions.runs import RunRecord
-from flyte_jupyter.sessions.secret_values import whereabouts
+from flyte_jupyter.sessions.secret_values import variable_of, whereabouts
 from flyte_jupyter.sessions.templates import described
 from flyte_jupyter.widgets.links import reachable
 from flyte_jupyter.widgets.progress import StartProgress
@@ -260,7 +260,9 @@ def _build(session: Session, options: argparse.Namespace) -> Any:
 
 def _secret_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="?", help="key of the secret to type; without it, list those that are asked"
+        "name",
+        nargs="?",
+        help="key of the secret to type, or group/key; without it, list those that are asked",
     )
     parser.add_argument(
         "--keyring", action="store_true", help="keep it in the system's keyring as well"
@@ -276,7 +278,7 @@ def _secret(session: Session, options: argparse.Namespace) -> Any:
         return Table([], [], empty="It is forgotten." if known else "There was none.")
     session.secrets.ask(options.name, getpass.getpass, keyring=options.keyring)
     note = f"{options.name} is there for clusters that start from now on."
-    if {options.name, options.name.replace("-", "_").upper()} & set(os.environ):
+    if {options.name, variable_of(options.name)} & set(os.environ):
         note += " An environment variable of that name comes before it, though."
     return Table([], [], empty=note)
 

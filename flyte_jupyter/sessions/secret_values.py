@@ -30,9 +30,9 @@ def resolve_secrets(
     """Find the values of an environment's secrets, by the variable that each is to be in.
 
     Each is looked up among the notebook's own environment variables, under the name that it will
-    have in the task and under its key; then among those typed into this session and those in the
-    keyring; then the resolver is asked. That is the user's code, which may take its time and may be
-    interrupted: call this where that does no harm.
+    have in the task and under its key, with its group if it has one; then among those typed into
+    this session and those in the keyring; then the resolver is asked. That is the user's code,
+    which may take its time and may be interrupted: call this where that does no harm.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def resolve_secrets(
                 f"the secret {secret.key!r} of {environment.name} has no value",
                 seen=f"{resolver} returned None" if resolver else "",
                 fix=f"Set {variable} in the notebook's environment, type it with %flyte secret "
-                f"{secret.key}, or configure FlyteJupyter.secret_resolver.",
+                f"{_typed_name(secret)}, or configure FlyteJupyter.secret_resolver.",
             )
         values[variable] = value
     return values
@@ -75,7 +75,29 @@ def _from_notebook(secret: Any) -> str | None:
 
 
 def _names(secret: Any) -> list[str]:
-    return [secret.as_env_var, secret.key, secret.key.replace("-", "_").upper()]
+    """Return what a value may be found under; never under a key that other groups have too."""
+    name = _typed_name(secret)
+    return [secret.as_env_var, name, variable_of(name)]
+
+
+def _typed_name(secret: Any) -> str:
+    return f"{secret.group}/{secret.key}" if secret.group else str(secret.key)
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable that a secret goes to unless it says otherwise.
+
+    Parameters
+    ----------
+    name
+        Its key, after its group and a slash if it has one.
+    """
+    return name.replace("/", "_").replace("-", "_").upper()
+
+
+def typed_names(environment: Environment) -> list[str]:
+    """Return the names under which secrets of an environment can be typed."""
+    return [_typed_name(secret) for secret in _by_variable(environment).values()]
 
 
 def whereabouts(environment: Environment, store: SecretStore) -> list[tuple[str, str, str]]:
@@ -87,7 +109,7 @@ def whereabouts(environment: Environment, store: SecretStore) -> list[tuple[str,
         else:
             known = store.find(_names(secret))
             place = known[1] if known else "nowhere yet"
-        found.append((secret.key, variable, place))
+        found.append((_typed_name(secret), variable, place))
     return found
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from flyte_jupyter import CellTask, UsageError
 from flyte_jupyter.sessions.environments import Environment
+from flyte_jupyter.sessions.secret_store import SecretStore
 from flyte_jupyter.sessions.secret_values import resolve_secrets, secret_names
 from tests import leaks
 
@@ -114,6 +115,28 @@ def test_a_secret_of_one_word_is_a_variable(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "s3cret")
     declared = flyte.TaskEnvironment(name="e", secrets="MY_TOKEN")
     assert resolve_secrets(Environment.of(declared), "") == {"MY_TOKEN": "s3cret"}
+
+
+GITHUB = flyte.Secret(key="token", group="git-hub")
+GITLAB = flyte.Secret(key="token", group="gitlab")
+
+
+def test_secrets_of_one_key_and_several_groups_never_have_one_anothers_value(monkeypatch):
+    monkeypatch.setenv("TOKEN", "a stray one")
+    store = SecretStore()
+    store.ask("token", lambda prompt: "typed without a group")
+    with pytest.raises(UsageError, match=r"'token' of e has no value.*%flyte secret git-hub/token"):
+        resolve_secrets(secret_env(GITHUB), "", store)
+    store.ask("git-hub/token", lambda prompt: "of the one")
+    monkeypatch.setenv("GITLAB_TOKEN", "of the other")
+    assert resolve_secrets(secret_env(GITHUB, GITLAB), "", store) == {
+        "GIT_HUB_TOKEN": "of the one", "GITLAB_TOKEN": "of the other"}  # fmt: skip
+
+
+def test_a_secret_of_a_group_comes_from_the_variable_of_both(monkeypatch):
+    monkeypatch.setenv("GIT_HUB_TOKEN", "s3cret")
+    secret = flyte.Secret(key="token", group="git-hub", as_env_var="IN_TASK")
+    assert resolve_secrets(secret_env(secret), "") == {"IN_TASK": "s3cret"}
 
 
 def test_the_resolver_is_asked_for_what_the_environment_lacks():

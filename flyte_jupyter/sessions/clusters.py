@@ -84,7 +84,7 @@ class Cluster:
 
     # -- life -------------------------------------------------------------------------------
 
-    async def start(self, spec: ClusterSpec, secrets: Mapping[str, str], key: str) -> None:
+    async def start(self, spec: ClusterSpec, secrets: Mapping[str, str | None], key: str) -> None:
         """Begin to start, unless it runs; `ready` waits for the end of that.
 
         Parameters
@@ -92,7 +92,8 @@ class Cluster:
         spec
             What to start, and what is compared with later declarations.
         secrets
-            Environment variables of every process that are passed on and not kept.
+            Environment variables of every process that are passed on and not kept; None for those
+            that are not to be set.
         key
             The key that signs the driver's messages.
         """
@@ -109,7 +110,10 @@ class Cluster:
         }
         launch = DriverLaunch(key, settings, os.getcwd(), tuple(sys.path))  # noqa: PTH109
         try:
-            complete = replace(spec, env={**spec.env, **secrets})
+            env = {**spec.env, **secrets}
+            complete = replace(
+                spec, env={k: value for k, value in env.items() if value is not None}
+            )
             await self._backend.create(self.id, complete, launch)
         except BaseException:
             self.state = "stopped"

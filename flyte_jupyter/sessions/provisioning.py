@@ -95,7 +95,7 @@ class Provisioner:
         return self._start(cluster, asked, self._secrets(cluster.environment))
 
     async def _start(
-        self, cluster: Cluster, asked: ClusterSpec, secrets: Mapping[str, str]
+        self, cluster: Cluster, asked: ClusterSpec, secrets: Mapping[str, str | None]
     ) -> Cluster:
         while before := self.clusters.get(cluster.name):
             if before.running:
@@ -144,7 +144,7 @@ class Provisioner:
         cluster: Cluster,
         environment: Environment,
         asked: ClusterSpec,
-        secrets: Mapping[str, str],
+        secrets: Mapping[str, str | None],
     ) -> Cluster:
         self._report(f"{environment.name} is declared differently now: its cluster starts anew.")
         await cluster.stop()
@@ -159,7 +159,7 @@ class Provisioner:
             self._report(f"{environment.name}: {remark}.")
         return asked
 
-    def _secrets(self, environment: Environment) -> dict[str, str]:
+    def _secrets(self, environment: Environment) -> dict[str, str | None]:
         return resolve_secrets(environment, self._config.secret_resolver, self.secrets)
 
     def _on_status(self, name: str, status: ClusterStatus) -> None:

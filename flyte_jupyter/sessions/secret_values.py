@@ -12,8 +12,10 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from flyte_jupyter.driver.flyte_sdk.connector_tasks import secrets_of_task
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.sessions.environments import Environment
 from flyte_jupyter.sessions.secret_store import SecretStore
@@ -26,7 +28,7 @@ def secret_names(environment: Environment) -> dict[str, str]:
 
 def resolve_secrets(
     environment: Environment, resolver: str, store: SecretStore | None = None
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Find the values of an environment's secrets, by the variable that each is to be in.
 
     Each is looked up among the notebook's own environment variables, under the name that it will
@@ -43,19 +45,25 @@ def resolve_secrets(
     store
         The session's own.
 
+    Returns
+    -------
+    dict
+        None for what a connector's task asks for and is nowhere to be found: its job says so, and
+        other tasks of the environment need not care.
+
     Raises
     ------
     UsageError
         A secret is nowhere to be found, or the resolver cannot be used.
     """
-    values: dict[str, str] = {}
+    values: dict[str, str | None] = {}
     for variable, secret in _by_variable(environment).items():
         value = _from_notebook(secret)
         if value is None and store and (found := store.find(_names(secret))):
             value = found[0]
         if value is None and resolver:
             value = _ask(resolver, secret, environment.name)
-        if value is None:
+        if value is None and not isinstance(secret, _OfConnector):
             raise UsageError(
                 f"the secret {secret.key!r} of {environment.name} has no value",
                 seen=f"{resolver} returned None" if resolver else "",
@@ -66,8 +74,27 @@ def resolve_secrets(
     return values
 
 
+@dataclass(frozen=True)
+class _OfConnector:
+    """A secret that a connector's task names by its variable alone."""
+
+    as_env_var: str
+    group: str | None = None
+
+    @property
+    def key(self) -> str:
+        return self.as_env_var
+
+
 def _by_variable(environment: Environment) -> dict[str, Any]:
-    return {s.as_env_var: s for s in environment.secrets() if s.as_env_var is not None}
+    of_connectors = {
+        variable: _OfConnector(variable)
+        for task in environment.declared.tasks.values()
+        for variable in secrets_of_task(task)
+        if variable not in (environment.declared.env_vars or {})
+    }
+    declared = {s.as_env_var: s for s in environment.secrets() if s.as_env_var is not None}
+    return {**of_connectors, **declared}
 
 
 def _from_notebook(secret: Any) -> str | None:

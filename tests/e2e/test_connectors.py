@@ -487,15 +487,26 @@ def test_a_task_without_a_connector_is_named(book):
     one_line(error, "ConnectorError", "no connector is known for tasks of type 'unheard'")
 
 
-def test_a_secret_that_is_not_there_is_named(book):
-    book.run(
-        "class Secretive(ModelTrainTask):\n    def custom_config(self, sctx):\n"
-        "        return {**super().custom_config(sctx), 'secrets': {'token': 'NOT_SET'}}\n"
-        "secretive = Secretive(name='secretive', endpoint=model_train_task.endpoint)\n"
-        "secret_env = flyte.TaskEnvironment.from_task('secret_env', secretive)"
-    )
-    error = book.fail("flyte_jupyter.run(secretive, epochs=1, dataset_uri='x').result()")
-    one_line(error, "ConnectorError", "secretive has no token", "NOT_SET is not set")
+SECRETIVE = """\
+class Secretive(ModelTrainTask):
+    def custom_config(self, sctx):
+        return {**super().custom_config(sctx), "secrets": {"token": "FJ_NOT_SET"}}
+
+secretive = Secretive(name="secretive", endpoint=model_train_task.endpoint)
+secret_env = flyte.TaskEnvironment.from_task("secret_env", secretive)
+"""
+
+
+def test_a_secret_that_is_not_there_is_named_and_can_be_typed(book):
+    book.run(SECRETIVE)
+    run = RUN.replace("model_train_task", "secretive")
+    error = book.fail(run)
+    one_line(error, "ConnectorError", "secretive has no token", "FJ_NOT_SET is not set")
+    assert "%flyte secret FJ_NOT_SET" in error.value
+    book.run("%flyte secret FJ_NOT_SET", answers=["typed"])
+    book.run("%flyte down secret_env")
+    assert "File" in book.run(run).result
+    assert "this session" in book.run("%flyte secret").shown
 
 
 # -- the verb -----------------------------------------------------------------------------------

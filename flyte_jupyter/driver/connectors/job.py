@@ -219,7 +219,7 @@ class Job:
                 raise ConnectorError(
                     f"{self._name} has no {name}",
                     seen=f"the environment variable {variable} is not set",
-                    fix=f"Set os.environ[{variable!r}] before its cluster starts.",
+                    fix=f"Type %flyte secret {variable} and %flyte down, then run it again.",
                 )
             values[name] = value
         return values

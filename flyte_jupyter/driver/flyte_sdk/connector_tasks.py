@@ -9,8 +9,10 @@ used here, and contract tests fail loudly when a new SDK changes one of them:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import os
 import pickle
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -169,3 +171,15 @@ def secrets_of(template: Any) -> Mapping[str, str]:
     custom = json_format.MessageToDict(template.custom)
     found = custom.get("secrets")
     return found if isinstance(found, dict) else {}
+
+
+def secrets_of_task(task: Any) -> list[str]:
+    """Return the variables of the secrets that a task names; none if it cannot be described."""
+    if not is_connector_task(task):
+        return []
+    with contextlib.suppress(Exception):  # running it says what is wrong with it
+        root = os.getcwd()  # noqa: PTH109 - as text
+        return [
+            str(each) for each in secrets_of(template_of(with_typed_inputs(task), root)).values()
+        ]
+    return []

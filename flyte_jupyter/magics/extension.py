@@ -17,6 +17,7 @@ from flyte_jupyter.backends.local.prewarming import ImportWatcher
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.errors import UsageError
 from flyte_jupyter.magics.arguments import HelpShown
+from flyte_jupyter.magics.imports import ACTIONS, AfterImport
 
 _COMPLETED = tuple(rf"\s*{word}\b.*" for word in ("%flyte", "%%flyte_task"))
 """Lines that are completed; as keys of IPython's completers they are this package's alone."""
@@ -32,6 +33,7 @@ class FlyteMagics(Magics):
         self._session: Any = None
         self._hints: Any = None
         self.watcher = ImportWatcher()
+        self.after_import = AfterImport(ACTIONS)
 
     @property
     def session(self) -> Any:
@@ -131,6 +133,7 @@ def load(shell: Any) -> None:
         return  # it is loaded, and what it has started is not to be lost
     magics = FlyteMagics(shell)
     shell.register_magics(magics)
+    magics.after_import.install()
     if magics.config_object.prewarm and magics.config_object.start_method != "spawn":
         magics.watcher.install()
     shell._flyte_jupyter = magics
@@ -158,6 +161,7 @@ def unload(shell: Any) -> None:
     if magics is None:
         return
     magics.watcher.remove()
+    magics.after_import.remove()
     magics.close()
     shell.events.unregister("post_run_cell", magics.after_cell)
     for kind, name in (("line", "flyte"), ("line", "flyte_task"), ("cell", "flyte_task")):

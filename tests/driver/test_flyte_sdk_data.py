@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pandas as pd
 from flyte import _initialize
@@ -17,6 +19,26 @@ def test_what_is_replaced_is_there():
     assert inspect.iscoroutinefunction(DataFrame.all)
     assert inspect.iscoroutinefunction(DataFrame._set_literal)
     assert list(inspect.signature(DataFrame._set_literal).parameters) == ["self", "expected"]
+
+
+FILES = """
+from flyte import _initialize
+from flyte.io import File
+from flyte_jupyter.driver.flyte_sdk.data import make_files_uninitialized
+checking = _initialize.requires_initialization(len).__code__
+names = ["new_remote", "named_remote", "from_local", "from_local_sync"]
+assert all(getattr(File, name).__code__ is checking for name in names)
+make_files_uninitialized()
+assert not any(getattr(File, name).__code__ is checking for name in names)
+assert all(getattr(File, name).__self__ is File for name in names)
+make_files_uninitialized()
+assert File.from_local_sync(__file__).path == __file__
+"""
+
+
+def test_files_are_made_by_class_methods_that_want_the_sdk_initialized(tmp_path):
+    (tmp_path / "files.py").write_text(FILES)  # this process may have changed them already
+    subprocess.run([sys.executable, str(tmp_path / "files.py")], check=True)
 
 
 def test_a_frame_that_was_never_written_has_what_is_looked_at():

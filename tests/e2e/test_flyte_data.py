@@ -81,6 +81,17 @@ def test_a_file_of_the_notebooks_is_read(book):
     assert book.value("await flyte_jupyter.run(read, File(path='own.txt'))") == "own"
 
 
+@pytest.mark.parametrize("make", ["File.from_local_sync", "await File.from_local"])
+def test_a_file_that_is_made_in_the_notebook_needs_no_initialization(book, make):
+    book.run("with open('own.txt', 'w') as opened: _ = opened.write('own')")
+    assert book.value(f"await flyte_jupyter.run(read, {make}('own.txt'))") == "own"
+
+
+def test_what_needs_a_deployment_still_says_that_there_is_none(book):
+    book.run("File.from_local_sync(__import__('sys').executable)")
+    assert "has not been initialized" in book.fail("flyte.deploy(env)").value
+
+
 def test_a_folder_goes_both_ways(book):
     book.run("many = await flyte_jupyter.run(folder)")
     assert book.value("sorted([file.name async for file in many.walk()])") == ["a", "b"]

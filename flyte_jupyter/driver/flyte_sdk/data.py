@@ -10,7 +10,7 @@ from typing import Any
 
 import flyte
 from flyte import _initialize
-from flyte.io import DataFrame
+from flyte.io import DataFrame, File
 from flyte.types import TypeEngine
 
 
@@ -24,6 +24,18 @@ def initialize_on_demand() -> None:
         return True
 
     _initialize.is_initialized = is_initialized
+
+
+def make_files_uninitialized() -> None:
+    """Have files made without the SDK being initialized, which all else still asks for.
+
+    What they need of it they do without. To initialize it, as a driver does, is not for a notebook:
+    there `flyte.deploy` is to say that it is not configured.
+    """
+    for name in ("new_remote", "named_remote", "from_local", "from_local_sync"):
+        make = getattr(File, name).__func__
+        if checked := getattr(make, "__wrapped__", None):
+            setattr(File, name, classmethod(checked))
 
 
 def open_unwritten_frames() -> None:

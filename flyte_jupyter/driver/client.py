@@ -72,6 +72,7 @@ class DriverClient:
         self._answers: dict[str, Answer] = {}
         self._mapped: dict[str, Callable[[], None]] = {}
         self._on_call: dict[str, OnCall] = {}
+        self._requests: dict[str, str] = {}  # of runs, each the one that is under way
         self._tasks: list[asyncio.Task[None]] = []
         self._channels: dict[str, Channel] = {}
         self._welcome = asyncio.Event()
@@ -135,6 +136,7 @@ class DriverClient:
         message = self._client.session.msg(wire.REQUEST, cast(dict[str, Any], request))
         name = message["header"]["msg_id"]
         self._relay.route(name, sink, until_ended=True)
+        self._requests[request["run"]] = name
         self._idle[name] = asyncio.Event()
         hearing = hearing or Hearing()
         self._mapped[name] = hearing.on_mapped
@@ -154,13 +156,15 @@ class DriverClient:
         finally:
             self._relay.end(name)
             self._on_call.pop(request["run"], None)
+            self._requests.pop(request["run"], None)
             for table in (self._idle, self._mapped, self._answers, self._replies):
                 cast(dict[str, Any], table).pop(name, None)
         return cast(wire.TaskReply, answered["content"]), answered["buffers"]
 
     def interrupt(self, run: str) -> None:
         """Raise KeyboardInterrupt in a run, wherever in the driver it runs, or once it begins."""
-        self._send("control", wire.INTERRUPT, {"run": run})
+        if request := self._requests.get(run):
+            self._send("control", wire.INTERRUPT, {"run": run, "request": request})
 
     def received(self, run: str) -> None:
         """Tell the driver that what a run returned has been mapped; heard while it is busy, too."""

@@ -147,9 +147,8 @@ class DriverKernel(IPythonKernel):
     def _interrupt(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Interrupt a run, wherever it runs; on the control thread."""
         del stream, ident
-        run = parent["content"]["run"]
-        if not self.guests.interrupt(run):
-            self.interrupts.interrupt(run)
+        if not self.guests.interrupt(parent["content"]["run"]):
+            self.interrupts.interrupt(parent["content"]["request"])
 
     # -- the request ------------------------------------------------------------------------
 
@@ -242,7 +241,7 @@ class DriverKernel(IPythonKernel):
 
     def begin(self, content: TaskRequest, parent: dict[str, Any]) -> None:
         """Let interrupts of a run in, and say that its inputs are there."""
-        self.interrupts.begin(content["run"])
+        self.interrupts.begin(parent["header"]["msg_id"])
         self.publish_mapped(content, parent)
 
     def publish_mapped(self, content: TaskRequest, parent: dict[str, Any]) -> None:

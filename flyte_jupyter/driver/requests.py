@@ -67,9 +67,9 @@ class Requests:
 
 
 class Interrupts:
-    """Sees to it that an interrupt strikes the run that it names, and no other.
+    """Sees to it that an interrupt strikes the request that it names, and no other.
 
-    It may come before its run, which is on another channel: then it strikes when that begins. The
+    It may come before that, which is on another channel: then it strikes when the task begins. The
     main thread takes no lock here, in which an interrupt could leave it.
 
     Parameters
@@ -80,35 +80,35 @@ class Interrupts:
 
     def __init__(self, kernel: DriverKernel) -> None:
         self._kernel: Any = kernel
-        self._run = ""
+        self._present = ""
         self._due: deque[str] = deque(maxlen=64)
 
-    def begin(self, run: str) -> None:
-        """Let interrupts of a run in; on the main thread.
+    def begin(self, request: str) -> None:
+        """Let interrupts of a request in; on the main thread.
 
         Raises
         ------
         KeyboardInterrupt
             One has come before.
         """
-        self._run = run
-        if self._take(run):
+        self._present = request
+        if self._take(request):
             raise KeyboardInterrupt
 
     def end(self) -> None:
-        """Let no more in: the run has ended."""
-        self._run = ""
+        """Let no more in: the task has ended."""
+        self._present = ""
 
-    def interrupt(self, run: str) -> None:
-        """Interrupt a run; on the control thread."""
-        self._due.append(run)
+    def interrupt(self, request: str) -> None:
+        """Interrupt a task; on the control thread."""
+        self._due.append(request)
         # Either this or `begin` finds it there, whichever is later.
-        if self._run == run and self._take(run):
+        if self._present == request and self._take(request):
             self._kernel._send_interrupt_children()
 
-    def _take(self, run: str) -> bool:
+    def _take(self, request: str) -> bool:
         try:
-            self._due.remove(run)
+            self._due.remove(request)
         except ValueError:
             return False
         return True

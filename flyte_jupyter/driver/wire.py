@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict
 REQUEST = "task_request"
 REPLY = "task_reply"
 INTERRUPT = "task_interrupt"
-"""On the control channel: interrupt the task of a run, which may not have begun yet."""
+"""On the control channel: interrupt the `run` of a `request`, which may not have begun yet."""
 CALL = "task_call"
 """On the output channel: a `NestedCall`, by which a task has the notebook run another."""
 RECEIVED = "task_received"

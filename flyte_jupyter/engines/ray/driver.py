@@ -148,6 +148,7 @@ class _Connection:
         self._stamp = self._said = ""
         self.show_read: Callable[[bool], None] | None = None
         """Has what workers of this machine print shown, or not, where it is read."""
+        self._shown = True
 
         @functools.wraps(init)
         def stand_in(address: str | None = None, **options: Any) -> Any:
@@ -188,6 +189,7 @@ class _Connection:
 
     def show(self, shown: bool) -> None:
         """Have what workers print shown, or not."""
+        self._shown = shown
         if not self._own:
             private_driver.show_published(shown, here=self.show_read is None)
         if self.show_read is not None:
@@ -209,8 +211,10 @@ class _Connection:
         if present in ("", self._stamp):
             return
         if is_alone() and not any_kept():
+            shown = self._shown
             ray.shutdown()
             self.begin(self._options)
+            self.show(shown)
         elif present != self._said:
             self._said = present
             reason = "refs are kept" if any_kept() else "another run has this job"

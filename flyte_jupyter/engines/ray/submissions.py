@@ -21,6 +21,9 @@ from flyte_jupyter.engines.ray.demands import Look
 
 _GRACE = 3.0
 """Seconds that a task has to take notice, before the worker that runs it is ended."""
+_GONE = (TypeError, ValueError, ray.exceptions.RayError)
+"""What Ray raises of a task that nobody holds a ref of, of one of an actor's that is to be forced,
+and of all that is of a job which has been left."""
 _FEW = 1000
 """So many tasks are remembered without a look which of them have ended."""
 
@@ -125,7 +128,8 @@ class _Submitted:
         for task in tasks:
             _cancel(task, force=False)
         for actor in self.actors:
-            private_driver.kill_actor(actor)
+            with contextlib.suppress(*_GONE):
+                private_driver.kill_actor(actor)
         if tasks:
             timer = threading.Timer(_GRACE, self._insist, (tasks,))
             timer.daemon = True
@@ -135,15 +139,13 @@ class _Submitted:
         return private_driver.unfinished(self._tasks, self._parents)
 
     def _insist(self, tasks: list[Any]) -> None:
-        if not ray.is_initialized():
-            return
-        left = self._unfinished()
-        for task in tasks:
-            if task.binary() in left:
-                _cancel(task, force=True)
+        with contextlib.suppress(Exception):  # the job has been left meanwhile
+            left = self._unfinished()
+            for task in tasks:
+                if task.binary() in left:
+                    _cancel(task, force=True)
 
 
 def _cancel(task: Any, *, force: bool) -> None:
-    # Nobody holds a ref of it any more; or it is an actor's, which Ray does not force.
-    with contextlib.suppress(TypeError, ValueError, ray.exceptions.RayError):
+    with contextlib.suppress(*_GONE):
         ray.cancel(task, force=force)

@@ -39,6 +39,21 @@ def test_a_group_needs_no_arguments_and_ranks_reduce(torch):
     assert all_reduce(torch) == [3.0, 3.0]
 
 
+def test_a_distributed_model_is_returned_without_its_wrapper(torch):
+    body = f"""{GROUP}
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+before = model.module.weight.item()
+model(torch.ones(1, 1)).sum().backward()
+optimizer.step()
+"""
+    cell = torch.task(body + "kept = {'net': model}", "-o model,before -r kept")
+    assert cell.stderr.count("returned as its .module") == 1
+    assert torch.value("type(model).__name__") == "Linear"
+    assert torch.value("abs(model.weight.item() - (before - 1)) < 1e-6")
+    assert torch.value("kept.get()['net'].weight.item() == model.weight.item()")
+
+
 def test_every_rank_has_the_variables_of_torchrun(torch):
     body = """
     import os

@@ -30,6 +30,7 @@ from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.driver.work import Work, perform_on_main
 from flyte_jupyter.engines.pytorch.agent import LEFT
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, FrameSocket
+from flyte_jupyter.engines.pytorch.models import unwrap_distributed_models
 from flyte_jupyter.engines.pytorch.rank_shell import redirect
 from flyte_jupyter.errors import RemoteError, UsageError
 
@@ -189,6 +190,7 @@ class _Rank:
         """Pack what rank 0 returns, and what it leaves with the driver."""
         request = self._task.request
         replies.check_bound([*request["returns"], *request["keeps"]], namespace)
+        unwrap_distributed_models()
         outputs, kept = (
             transfer.pack({name: namespace[name] for name in names}, folder=self._task.folder)
             for names in (request["returns"], request["keeps"])

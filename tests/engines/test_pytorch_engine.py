@@ -118,6 +118,12 @@ def test_what_one_machine_cannot_have_is_named():
     assert ENGINE.links({}) == {}
 
 
+def test_restarts_that_somebody_chose_are_said_not_to_follow_exceptions():
+    (said,) = ENGINE.remarks(elastic(max_restarts=5))
+    assert "after an exception none starts again" in said
+    assert ENGINE.remarks(elastic()) == ENGINE.remarks(elastic(max_restarts=0)) == []
+
+
 def test_options_of_the_magic_make_a_config():
     config = ENGINE.configure({"nproc": "2", "nnodes": "1:2", "max-restarts": "0"})
     assert (config.nproc_per_node, config.nnodes, config.max_restarts) == (2, "1:2", 0)

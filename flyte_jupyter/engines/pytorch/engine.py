@@ -109,6 +109,13 @@ class PytorchEngine:
         del facts
         return {}
 
+    def remarks(self, config: Any) -> list[str]:
+        """Say when `max_restarts`, where somebody chose it, does not restart."""
+        usual = type(config).__dataclass_fields__["max_restarts"].default
+        if config.max_restarts in (0, usual):
+            return []
+        return ["max_restarts counts ranks that were killed: after an exception none starts again"]
+
     def ignored(self, config: Any) -> Mapping[str, str]:
         """Name what processes on this machine cannot have."""
         reasons: dict[str, str] = {}

@@ -127,12 +127,13 @@ class DriverKernel(IPythonKernel):
                 self._install_controller()
 
     def _install_controller(self) -> None:
-        from flyte_jupyter.driver.flyte_sdk import calls, context, controller, data
+        from flyte_jupyter.driver.flyte_sdk import calls, context, controller, data, overrides
 
         answering = controller.NotebookController(self)
         context.use_controller(answering)
         calls.behave_as_on_a_cluster()
         data.initialize_on_demand()
+        overrides.note_overrides()
         self.control_handlers[wire.RETURN] = answering.take_return
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:

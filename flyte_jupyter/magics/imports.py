@@ -66,5 +66,12 @@ def free_files() -> None:
     make_files_uninitialized()
 
 
-ACTIONS: Mapping[str, Callable[[], None]] = {"flyte.io": free_files}
+def fit_tasks() -> None:
+    """Have tasks remember what is overridden of them."""
+    from flyte_jupyter.driver.flyte_sdk.overrides import note_overrides
+
+    note_overrides()
+
+
+ACTIONS: Mapping[str, Callable[[], None]] = {"flyte": fit_tasks, "flyte.io": free_files}
 """What is done in a notebook, by the module that has to be imported before."""

@@ -124,6 +124,8 @@ class Environment:
         reuse = declared.reusable
         if reuse is not None and reuse.scope == "run":
             reasons["reusable.scope"] = "the driver is shared by all runs of the session"
+        if reuse is not None and reuse.scaledown_ttl != type(reuse)().scaledown_ttl:
+            reasons["reusable.scaledown_ttl"] = "all replicas are the one driver"
         if any(secret.mount for secret in self.secrets()):
             reasons["secrets.mount"] = "use as_env_var: nothing is mounted on this machine"
         reasons |= _not_honoured_of_cache(declared.cache)

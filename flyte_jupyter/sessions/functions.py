@@ -94,27 +94,6 @@ def _seconds(limit: Any) -> float:
     return limit.total_seconds() if isinstance(limit, timedelta) else float(limit or 0)
 
 
-_OF_A_CONTAINER = (
-    *("resources", "env_vars", "secrets", "reusable"),
-    *("pod_template", "service_account", "queue", "interruptible"),
-)
-
-
-def not_honoured(task: Any) -> list[str]:
-    """Return what a task declares otherwise than its environment, of what makes its container.
-
-    It runs on its environment's cluster, whatever of that it says itself.
-    """
-    environment = task.parent_env() if task.parent_env is not None else None
-    if environment is None:
-        return []
-    return [
-        field
-        for field in _OF_A_CONTAINER
-        if getattr(task, field, None) and getattr(task, field) != getattr(environment, field, None)
-    ]
-
-
 def environment_of(task: Any, namespace: Mapping[str, object], declared: Mapping[str, Any]) -> Any:
     """Return the environment that a task was declared in, as it is declared now.
 

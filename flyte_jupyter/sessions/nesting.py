@@ -44,8 +44,8 @@ class Passed:
 class Runs(Protocol):
     """What nested calls need of the session."""
 
-    def environment(self, fields: Mapping[str, Any]) -> Environment:
-        """Return the environment of that name, or else one of these fields."""
+    def environment(self, about: Mapping[str, Any]) -> Environment:
+        """Return the environment of a task that is called, by what its caller says of it."""
 
     async def recall(
         self, parent: Execution, environment: Environment, task: CellTask
@@ -145,7 +145,8 @@ class Nesting:
         self, name: str, said: NestedCall, buffers: list[Any]
     ) -> tuple[TaskReply, list[Any]]:
         about = pickle.loads(buffers[0])
-        environment = self._runs.environment(about["environment"])
+        # What is said of it is of the cell that called.
+        environment: Environment = self._parent.sink.run(self._runs.environment, about)
         if about["cache"].is_enabled():
             return await self._recall(name, said, buffers, environment, about["group"])
         task = CellTask(

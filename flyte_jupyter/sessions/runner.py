@@ -348,8 +348,9 @@ def _known_to(driver: str, values: Mapping[Any, Any]) -> dict[Any, Any]:
     }
 
 
-def _no_environment(fields: Mapping[str, Any]) -> Environment:
-    raise EnvironmentNotFound(f"no environment is called {fields['name']!r}")
+def _no_environment(about: Mapping[str, Any]) -> Environment:
+    name = about["environment"]["name"]
+    raise EnvironmentNotFound(f"no environment is called {name!r}")
 
 
 def _close(coroutine: Coroutine[Any, Any, Any]) -> None:

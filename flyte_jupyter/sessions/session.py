@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_jupyter.cells.local_modules import LocalModules
 from flyte_jupyter.config import FlyteJupyter
+from flyte_jupyter.driver.flyte_sdk.overrides import not_honoured
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.errors import ClusterError
 from flyte_jupyter.images.recipe import image_of, is_image
@@ -103,8 +104,9 @@ class Session:
         """
         return find(name, self.namespace, self.declared) if isinstance(name, str) else name
 
-    def _environment_of_call(self, fields: Mapping[str, Any]) -> Environment:
-        found = declared_as(fields, self.namespace, self.declared)
+    def _environment_of_call(self, about: Mapping[str, Any]) -> Environment:
+        found = declared_as(about["environment"], self.namespace, self.declared)
+        self._name_ignored_of_task(about["name"], about["not_honoured"])
         return self._alone_of_its_name(self.environment(found))
 
     def _alone_of_its_name(self, environment: Environment) -> Environment:
@@ -137,6 +139,10 @@ class Session:
             self._say_once(environment.name, f"{field} is not honoured here: {reason}")
         for remark in environment.remarks():
             self._say_once(environment.name, remark)
+
+    def _name_ignored_of_task(self, name: str, reasons: Mapping[str, str]) -> None:
+        for field, reason in reasons.items():
+            self._say_once(name, f"{field} of the task is not honoured here: {reason}")
 
     def _say_once(self, of: str, remark: str) -> None:
         if (of, remark) not in self._named:
@@ -419,10 +425,7 @@ class Session:
         if context:
             task = replace(task, values={**task.values, "context": dict(context)})
         declared = functions.environment_of(function, self.namespace, self.declared)
-        for field in functions.not_honoured(function):
-            self._say_once(
-                task.name, f"{field} of the task is not honoured here: say it of its environment"
-            )
+        self._name_ignored_of_task(task.name, not_honoured(function))
         return self.submit(declared, task, sink=sink)
 
     def send(self, name: Any, task: CellTask, *, sink: Sink | None = None) -> Run:

@@ -513,3 +513,36 @@ def test_what_a_task_overrides_and_cannot_have_here_is_named_once(book):
         assert said in cell.stderr
     assert "not honoured" not in book.run(call).stderr
     assert "not honoured" not in book.run("flyte_jupyter.run(doubled, 1).result()").stderr
+
+
+def test_what_a_task_that_is_called_overrides_is_named_once(book):
+    book.run(
+        "greedy = doubled.override(env_vars={'A': '9'}, short_name='greedy')\n"
+        "@env.task\nasync def calls() -> int:\n"
+        "    return await greedy(1) + await doubled.override(secrets=['s'], short_name='shy')(2)"
+    )
+    cell = book.run("flyte_jupyter.run(calls).result()")
+    assert cell.result == "6"
+    for field in ("greedy: env_vars", "shy: secrets"):
+        assert cell.stderr.count(f"{field} of the task is not honoured here: say it of its") == 1
+    assert "not honoured" not in book.run("flyte_jupyter.run(calls).result()").stderr
+
+
+def test_no_retries_can_be_asked_for(book, tmp_path):
+    tally = tmp_path / "tally"
+    book.run(
+        f"@env.task(retries=3)\ndef fails():\n"
+        f"    pathlib.Path({str(tally)!r}).open('a').write('.')\n    raise ValueError"
+    )
+    book.fail("flyte_jupyter.run(fails.override(retries=0)).result()")
+    assert tally.read_text() == "."
+
+
+def test_what_only_a_deployment_has_of_a_task_is_named(book):
+    book.run(
+        "@env.task(triggers=flyte.Trigger.hourly(), max_inline_io_bytes=1000)\n"
+        "def nightly(): return 1"
+    )
+    cell = book.run("flyte_jupyter.run(nightly).result()")
+    assert "nightly: triggers of the task is not honoured here: only a Flyte dep" in cell.stderr
+    assert "nightly: max_inline_io_bytes of the task is not honoured here: values" in cell.stderr

@@ -105,6 +105,8 @@ def test_a_reuse_policy_bounds_what_runs_at_once_and_how_long_a_cluster_stays_id
     assert bare.spec({}).linger is None
     own = flyte.TaskEnvironment(name="e", reusable=flyte.ReusePolicy(scope="run"))
     assert list(Environment.of(own).not_honoured()) == ["reusable.scope"]
+    slow = flyte.TaskEnvironment(name="e", reusable=flyte.ReusePolicy(scaledown_ttl=90))
+    assert list(Environment.of(slow).not_honoured()) == ["reusable.scaledown_ttl"]
 
 
 def test_the_processes_get_the_variables_and_secrets():

@@ -21,6 +21,7 @@ from flyte_jupyter.driver import wire
 from flyte_jupyter.driver.flyte_sdk import traces
 from flyte_jupyter.driver.flyte_sdk.connector_tasks import connector_for, is_connector_task
 from flyte_jupyter.driver.flyte_sdk.context import current_run, current_task_context
+from flyte_jupyter.driver.flyte_sdk.overrides import not_honoured
 from flyte_jupyter.driver.functions import RESULT
 from flyte_jupyter.driver.replies import exception_of
 from flyte_jupyter.driver.values import transfer
@@ -158,4 +159,5 @@ def _about(task: Any) -> dict[str, Any]:
         "timeout": task.timeout,
         "retries": task.retries,
         "cache": task.cache,
+        "not_honoured": not_honoured(task),
     }

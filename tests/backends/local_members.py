@@ -67,6 +67,16 @@ def retire(member):
     (member.folder / "retired").write_text(" ".join(member.args["members"]))
 
 
+def draw(member):
+    """Say which random numbers come next here."""
+    import random
+
+    import numpy as np
+
+    member.ready(drawn=[random.random(), float(np.random.rand())])
+    threading.Event().wait()
+
+
 def stream_of_facts(member):
     """Say what this process looks like from inside."""
     member.ready(

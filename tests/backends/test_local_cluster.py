@@ -234,6 +234,13 @@ async def test_a_further_preload_that_is_not_installed_does_not_fail_the_cluster
     assert "no_such_module" in each.backend.log("toy", "zygote.log")
 
 
+async def test_members_draw_random_numbers_of_their_own(watched):
+    each = watched(method="fork", preload=["numpy.random"])
+    await each.create(Role("drawing", "local_members:draw", replicas=2))
+    one, other = facts(await each.ready(), "drawing")
+    assert not set(one["drawn"]) & set(other["drawn"])
+
+
 async def test_a_crash_loop_of_a_worker_ends_with_the_rest_intact(watched, server):
     each = watched()
     await each.create(server, Role("mad", "local_members:crash_when_ready"))

@@ -125,6 +125,8 @@ def run(order: Order, fd: int, parent: int) -> int:
     sys.path[:] = order["path"] or sys.path
     if order["packages"]:
         _add_packages(order["packages"])
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()  # what was seeded before the fork is every member's
     member = LocalMember(order, Channel(socket.socket(fileno=fd)))
     member.listen()
     try:

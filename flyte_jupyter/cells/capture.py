@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flyte_jupyter.cells.local_modules import is_local_name
 from flyte_jupyter.errors import CaptureError
-from flyte_jupyter.secret_names import holds_secret
+from flyte_jupyter.secret_names import has_password, holds_secret
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -103,7 +103,7 @@ def capture(
             values[name] = namespace[name]
         elif not _is_the_shells(name, namespace):
             if holds_secret(name, namespace[name]):
-                raise _secret(name)
+                raise _secret(name, namespace[name])
             values[name] = namespace[name]
     return Capture(values, tuple(missing))
 
@@ -140,10 +140,11 @@ def _no_such_variable(name: str, namespace: Mapping[str, object]) -> CaptureErro
     return CaptureError(f"-i {name}", seen="the notebook has no variable of that name", fix=fix)
 
 
-def _secret(name: str) -> CaptureError:
+def _secret(name: str, value: object) -> CaptureError:
+    url = has_password(value)
     return CaptureError(
         f"`{name}` was not sent",
-        seen="its name says that it holds a secret",
+        seen="it is a URL with a password" if url else "its name says that it holds a secret",
         fix=f"Send it on purpose with `-i {name}`, or declare a `flyte.Secret` in the environment",
     )
 

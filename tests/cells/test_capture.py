@@ -3,7 +3,9 @@ from __future__ import annotations
 import collections
 import functools
 import json
+import secrets
 
+import flyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,6 +100,8 @@ def test_the_users_own_value_of_such_a_name_travels(ipython_namespace, name):
         "private_key",
         "credentials",
         "token2",
+        "openai_key",
+        "encryption_key",
     ],
 )
 @pytest.mark.parametrize("value", ["hunter2", b"hunter2"])
@@ -110,6 +114,26 @@ def test_a_secret_does_not_travel_unasked_and_is_never_shown(name, value):
     assert "flyte.Secret" in message
     assert "hunter2" not in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("credentials", {"user": "me", "password": "hunter2"}),
+        ("db_credentials", object()),
+        ("credential", collections.namedtuple("Pair", "user password")("me", "hunter2")),
+        ("password", ["hunter2"]),
+        ("passwords", ("hunter2",)),
+        ("secrets", {"a": {"b": b"hunter2"}}),
+        ("api_keys", {"hunter2"}),
+        ("DATABASE_URL", "postgresql://me:hunter2@host/db"),
+        ("broker", "redis://:hunter2@host"),
+    ],
+)
+def test_a_secret_need_not_be_a_text_nor_be_named_so(name, value):
+    with pytest.raises(CaptureError, match=f"`{name}` was not sent") as caught:
+        capture(reading(name), {name: value})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_secret_travels_when_asked_for():
@@ -134,7 +158,19 @@ def test_a_secret_travels_when_asked_for():
         ("primary_key", "id"),
         ("secretary", "S"),
         ("monkey", "m"),
-        ("credential", object()),
+        ("credentials", None),
+        ("secret", 17),
+        ("secrets", secrets),
+        ("password", len),
+        ("passwords", []),
+        ("secrets", {"n": 1}),
+        ("password_hasher", object()),
+        ("secret", flyte.Secret("key")),
+        ("token", object()),
+        ("url", "https://host:8080/a@b"),
+        ("url", "https://me@host"),
+        ("template", "postgresql://{user}:{password}@host"),
+        ("s3_key", "folder/file"),
     ],
 )
 def test_names_that_only_resemble_secrets_travel(name, value):

@@ -87,7 +87,7 @@ def check_globals(function: Any) -> None:
         if name not in sent and holds_secret(name, function.__globals__.get(name)):
             raise SecretRefused(
                 f"`{name}` was not sent",
-                seen=f"{function.__qualname__} uses it, and its name says that it holds a secret",
+                seen=f"{function.__qualname__} uses it, and it looks like a secret",
                 fix="Pass it as an argument, name it with `-i` of a cell, or declare a "
                 "`flyte.Secret` in the environment",
             )

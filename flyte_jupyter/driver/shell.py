@@ -20,6 +20,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from ipykernel import zmqshell
 from ipykernel.displayhook import ZMQShellDisplayHook
+from IPython.core.getipython import get_ipython
 from traitlets import default
 
 from flyte_jupyter.driver import interrupts, submodules
@@ -144,6 +145,11 @@ class DriverShell(zmqshell.ZMQInteractiveShell):
     @default("cache_size")
     def _keep_no_results(self) -> int:
         return 0  # `Out` would hold on to everything that was ever shown
+
+    def init_user_ns(self) -> None:
+        """Fill a namespace as ever, with nothing that would take the shell along to workers."""
+        super().init_user_ns()
+        self.user_ns["get_ipython"] = get_ipython
 
     def init_virtualenv(self) -> None:
         """Do nothing: the driver runs the notebook's own Python and path."""

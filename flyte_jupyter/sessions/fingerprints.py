@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import cloudpickle
 
 from flyte_jupyter.driver.values.by_value import LOCKS
+from flyte_jupyter.driver.values.definitions import definition_reducers
 from flyte_jupyter.driver.values.reducers import reducers
 from flyte_jupyter.sessions.flyte_files import is_reference, path_of, stamp
 
@@ -92,8 +93,9 @@ class _Pickler(cloudpickle.Pickler):
     def __init__(self, sink: _Sink, imports: set[str]) -> None:
         self._imports = imports
         self._sets: dict[int, object] = {}
+        given = definition_reducers()
         own = {CodeType: _reduce_code, ModuleType: _reduce_module, TypeVar: _reduce_typevar}
-        self.dispatch_table = {**reducers(), **copyreg.dispatch_table, **_REDUCERS, **own}
+        self.dispatch_table = {**reducers(), **copyreg.dispatch_table, **_REDUCERS, **given, **own}
         super().__init__(sink, protocol=5, buffer_callback=sink.take)
 
     def persistent_id(self, value: Any) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import textwrap
 
 import pytest
@@ -41,6 +42,22 @@ def test_a_task_leaves_nothing_for_functions_of_the_next(plain):
     plain.run("def leftover(): return 'left' in globals()")
     assert plain.task("left = 1\nleftover()").result == "True"
     assert plain.task("leftover()").result == "False"
+
+
+def test_a_function_with_a_command_in_it_runs_it_there(plain):
+    plain.run("""if True:
+        import os
+        def files(folder):
+            out = !basename {folder}
+            %cd -q {folder}
+            return [*out, open.__name__, exit is not None]
+        class Listing:
+            def pid(self):
+                return get_ipython().getoutput("echo $PPID")[0]""")
+    found = plain.task("*files('/usr/'), os.getcwd(), os.getpid(), Listing().pid()").result
+    name, opened, leaves, cwd, pid, of_shell = ast.literal_eval(found)
+    assert (name, opened, leaves, cwd) == ("usr", "open", True, "/usr")
+    assert int(of_shell) == pid != plain.pid
 
 
 def test_a_class_of_the_notebook_stays_its_own_when_a_value_comes_back(plain):

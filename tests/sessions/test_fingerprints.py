@@ -22,8 +22,12 @@ T = typing.TypeVar("T")
 LIMIT = 3
 WORDS = {"a", "the", "of", "and"}
 
+@functools.cache
+def measured(word):
+    return len(word)
+
 def helper(x, known=frozenset({"p", "q", "r"})):
-    if x in {"a", "b", "c"}:
+    if measured(x) and x in {"a", "b", "c"}:
         return LIMIT
     def inner(y):
         return y in known
@@ -123,6 +127,7 @@ def test_each_of_those_values_has_a_fingerprint_of_its_own():
         ('{"a", "b", "c"}', '{"a", "b"}'),
         ('"a", "the"', '"an", "the"'),
         ("return y in known", "return y not in known"),
+        ("return len(word)", "return len(word) + 1"),
     ],
 )
 def test_whatever_changes_in_or_below_a_function_changes_its_fingerprint(before, after):

@@ -23,6 +23,11 @@ from flyte_jupyter.driver.values.by_value import (
     SecretRefused,
     check_globals,
 )
+from flyte_jupyter.driver.values.culprits import culprit
+from flyte_jupyter.driver.values.definitions import (
+    definition_reducers,
+    reduced_by_itself,
+)
 from flyte_jupyter.driver.values.exceptions import reduce_exception
 from flyte_jupyter.driver.values.reducers import OUT_OF_BAND, reducers
 from flyte_jupyter.errors import CaptureError
@@ -44,8 +49,10 @@ class PackError(CaptureError):
 
     @classmethod
     def of(cls, name: str, value: object, error: BaseException) -> PackError:
-        """Say which variable it is, of which type, and the innermost reason."""
-        made = cls(f"`{name}` ({type_name(value)}) cannot be pickled", seen=reason(error))
+        """Say which variable it is, of which type, what in it is to blame, and why."""
+        blamed = culprit(value, _can_be_pickled)
+        seen = f"{blamed}: {reason(error)}" if blamed else reason(error)
+        made = cls(f"`{name}` ({type_name(value)}) cannot be pickled", seen=seen)
         made.variable = name
         return made
 
@@ -111,7 +118,12 @@ class _ParcelPickler(cloudpickle.Pickler):
     def __init__(self, out: Pickled, watch: Callable[[object], None] | None) -> None:
         self._watch = watch
         # What somebody registered with copyreg wins over what this package would do.
-        self.dispatch_table = {**reducers(), **copyreg.dispatch_table, **_CLOUDPICKLE}
+        self.dispatch_table = {
+            **reducers(),
+            **copyreg.dispatch_table,
+            **_CLOUDPICKLE,
+            **definition_reducers(),
+        }
         self._by_value = ByValue()
         super().__init__(out, protocol=5, buffer_callback=out.take)
 
@@ -133,7 +145,22 @@ class _ParcelPickler(cloudpickle.Pickler):
             reduced = reduce_exception(cast(BaseException, obj))
             if reduced is not NotImplemented:
                 return reduced
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        of_notebook = getattr(obj, "__module__", None) == "__main__"
+        if of_notebook and reduced is NotImplemented and type(obj) not in self.dispatch_table:
+            return reduced_by_itself(obj)
+        return reduced
+
+
+def _can_be_pickled(value: object) -> bool:
+    out = Pickled()
+    try:
+        _ParcelPickler(out).dump(value)
+    except Exception:  # noqa: BLE001 - whatever its own code raised
+        return False
+    finally:
+        out.clear()
+    return True
 
 
 def pickle_values(

@@ -38,6 +38,7 @@ from flyte_jupyter.driver.returning import Returned, give_back, salvage
 from flyte_jupyter.driver.surroundings import Surroundings
 from flyte_jupyter.driver.values import forwarding, transfer
 from flyte_jupyter.driver.values.by_value import sharing_globals
+from flyte_jupyter.driver.values.placing import placing_definitions
 from flyte_jupyter.driver.values.transfer import KeptBuffers, Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import FlyteJupyterError, UsageError
@@ -211,7 +212,8 @@ class DriverKernel(IPythonKernel):
         main = shell.new_main()
         try:
             # What a function is called with is not what it finds around it.
-            with contextlib.nullcontext() if content["call"] else sharing_globals(vars(main)):
+            sharing = contextlib.nullcontext() if content["call"] else sharing_globals(vars(main))
+            with placing_definitions(vars(main)), sharing:
                 inputs = transfer.unpack(content["inputs"], buffers[1:], kept=self.kept)
         except FlyteJupyterError as problem:
             return self._failure(problem, "inputs")

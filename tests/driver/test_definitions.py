@@ -6,10 +6,13 @@ import fnmatch
 import sys
 import textwrap
 import types
+import weakref
 from typing import Any
 
 import pytest
 
+from flyte_jupyter.driver.values import origins
+from flyte_jupyter.driver.values.placing import placing_definitions
 from flyte_jupyter.driver.values.transfer import PackError, pack, unpack
 
 
@@ -161,3 +164,98 @@ def test_the_global_that_cannot_be_pickled_is_named(main, code):
     assert f"`{name}`, which `{user}` uses: cannot pickle '_thread.lock' object" in str(
         failure.value
     )
+
+
+def test_a_function_that_comes_back_is_itself(main, monkeypatch):
+    book = main("""
+        import functools
+
+        k = 1
+
+        def clean(x):
+            return x + k
+
+        @functools.cache
+        def cached():
+            return 1
+
+        steps = [lambda x, n=n: n for n in range(3)]
+
+        def counter():
+            count = 0
+
+            def up():
+                nonlocal count
+                count += 1
+                return count
+
+            return up
+
+        up = counter()
+    """)
+    there = pack({"all": [book.clean, book.cached, *book.steps, book.up]}, shared=False)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(origins, "_names", weakref.WeakKeyDictionary())
+        elsewhere.setattr(origins, "_here", weakref.WeakValueDictionary())
+        values = unpack(there.header, there.frames)["all"]
+        values[0].__defaults__ = (5,)
+        assert values[-1]() == 1
+        back = pack({"all": [*values, lambda: 0]}, shared=False)
+    clean, cached, *steps, up, new = unpack(back.header, back.frames, keep_classes=True)["all"]
+    assert clean is book.clean
+    assert clean.__defaults__ is None
+    assert cached is book.cached
+    assert steps == book.steps
+    assert up() == 2, "what is around a function comes back with it"
+    assert new.__name__ == "<lambda>"
+
+
+def test_a_function_of_another_process_is_made_anew_whenever_it_comes(main):
+    data = pack({"f": vars(main("def f(): pass")).pop("f")}, shared=False)
+    one, other = (unpack(data.header, data.frames, keep_classes=True)["f"] for _ in range(2))
+    assert one is not other
+
+
+def test_definitions_behind_values_are_placed(main):
+    book = main("""
+        import dataclasses, enum, functools
+
+        class Net:
+            def step(self):
+                return helper()
+
+        def helper():
+            return limit
+
+        class Colour(enum.Enum):
+            RED = 1
+
+        def wrapped(f):
+            @functools.wraps(f)
+            def g():
+                return f()
+            return g
+
+        @wrapped
+        def decorated():
+            return 1
+
+        @functools.cache
+        def cached():
+            return 1
+
+        limit = 3
+        things = [Net(), Colour.RED, decorated, cached, lambda: 1]
+    """)
+    parcel = pack({"things": book.things, "helper": book.helper}, shared=False)
+    namespace = {"Colour": "of the cell"}
+    with placing_definitions(namespace):
+        values = unpack(parcel.header, parcel.frames)
+    net, _, decorated, cached, _ = values["things"]
+    assert namespace == {
+        "Colour": "of the cell",
+        "Net": type(net),
+        "helper": values["helper"],
+        "decorated": decorated,
+        "cached": cached,
+    }

@@ -74,6 +74,38 @@ def test_a_class_of_the_notebook_stays_its_own_when_a_value_comes_back(plain):
     assert plain.task("Model().run()").result == "('after', 2)"
 
 
+def test_a_function_of_the_notebook_comes_back_as_itself(plain):
+    plain.run("""if True:
+        import pickle
+        shift = 1
+        def clean(x): return x + shift
+        pipe = [clean]""")
+    plain.task("pipe.append(clean(1))", "-o pipe")
+    plain.run("shift = 5")
+    assert plain.value("pipe[0] is clean, pipe[0](1), pipe[1]") == (True, 6, 2)
+    assert plain.value("pickle.loads(pickle.dumps(pipe))[0] is clean") is True
+
+
+def test_what_looks_for_definitions_of_the_notebook_by_name_finds_them(plain):
+    plain.run("""if True:
+        import flyte_jupyter, pickle
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        class Net:
+            def step(self, x): return x + 1
+        net = Net()
+        old = pickle.dumps(net)
+        @env.task
+        def pickled(net: object) -> bool:
+            import pickle
+            return type(pickle.loads(pickle.dumps(net))) is type(net)""")
+    cell = "with ProcessPoolExecutor(1, get_context('fork')) as pool:\n"
+    cell += "    y = pool.submit(net.step, 1).result()\ny, type(pickle.loads(old)) is type(net)"
+    assert plain.task(cell).result == "(2, True)"
+    assert plain.task("type(pickle.loads(pickle.dumps(net))) is type(net)").result == "True"
+    assert plain.value("flyte_jupyter.run(pickled, net=net).result()") is True
+
+
 def test_a_class_of_an_exception_stays_its_own_too(plain):
     plain.run("""if True:
         def say(): return "before"

@@ -5,14 +5,15 @@ every attribute of a class anew wherever it arrives. A cell that runs as if it r
 needs it otherwise:
 
 - A function of the notebook sees what the task's cell binds, and the cell what it binds, as there.
-- A class of the notebook is not overwritten by its own copy that comes back with a value.
+- A class of the notebook is not overwritten by its own copy that comes back with a value, and a
+  function of the notebook that comes back is that function.
 - A local module and its functions are of one piece: what is set in the one, the others see.
 - A lock of a local module is a new one there, as it would be after an import.
 - No function takes a secret along that nobody meant to send, and no local module its own.
 
 The names used of cloudpickle's are private; tests fail loudly when a new version changes one:
 `Pickler._function_getnewargs`, `_extract_code_globals`, `_module_reduce`, `_make_skeleton_class`,
-`_make_skeleton_enum`, `_class_setstate` and `_DYNAMIC_CLASS_TRACKER_BY_ID`.
+`_make_skeleton_enum`, `_class_setstate`, `_function_setstate` and `_DYNAMIC_CLASS_TRACKER_BY_ID`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 from cloudpickle import cloudpickle
 
+from flyte_jupyter.driver.values.origins import rebuild, returned
 from flyte_jupyter.errors import CaptureError
 from flyte_jupyter.secret_names import holds_secret
 
@@ -209,11 +211,11 @@ class ByValue:
 
 
 class KeepingClasses(pickle.Unpickler):
-    """Rebuilds values that come back, with the classes that this process has as they are."""
+    """Rebuilds values that come back, with what this process defines as it is."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._here: set[type] = set()
+        self._here: set[Any] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a name in the stream stands for."""
@@ -222,16 +224,19 @@ class KeepingClasses(pickle.Unpickler):
         # Nothing that is kept in the memo may refer to this: the values are in it, too.
         if any(found is make for make in makers):
             return functools.partial(_make_class, self._here, found)
-        if found is cloudpickle._class_setstate:
-            return functools.partial(_set_state, self._here)
+        if found is rebuild:
+            return functools.partial(returned, self._here)
+        setters = (cloudpickle._class_setstate, cloudpickle._function_setstate)
+        if any(found is set_state for set_state in setters):
+            return functools.partial(_set_state, self._here, found)
         return found
 
 
-_unfinished: weakref.WeakSet[type] = weakref.WeakSet()
+_unfinished: weakref.WeakSet[Any] = weakref.WeakSet()
 """Classes of which only the skeleton is there: what was to follow may have failed."""
 
 
-def _make_class(here: set[type], make: Callable[..., type], *args: Any) -> type:
+def _make_class(here: set[Any], make: Callable[..., type], *args: Any) -> type:
     *_, tracked, _ = args
     known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracked)
     if known is None or known in _unfinished:
@@ -242,7 +247,7 @@ def _make_class(here: set[type], make: Callable[..., type], *args: Any) -> type:
     return known
 
 
-def _set_state(here: set[type], kind: type, state: Any) -> None:
-    if kind not in here:
-        cloudpickle._class_setstate(kind, state)
-        _unfinished.discard(kind)
+def _set_state(here: set[Any], set_state: Callable[..., Any], made: Any, state: Any) -> None:
+    if made not in here:
+        set_state(made, state)
+        _unfinished.discard(made)

@@ -8,6 +8,7 @@ one `dump` each, so that a failure can name the variable and sizes can be told b
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 from dataclasses import dataclass, field
@@ -26,9 +27,12 @@ from flyte_jupyter.driver.values.by_value import (
 from flyte_jupyter.driver.values.culprits import culprit
 from flyte_jupyter.driver.values.definitions import (
     definition_reducers,
+    reduce_cached,
     reduced_by_itself,
 )
 from flyte_jupyter.driver.values.exceptions import reduce_exception
+from flyte_jupyter.driver.values.origins import reduced_by_name
+from flyte_jupyter.driver.values.placing import PlacingUnpickler
 from flyte_jupyter.driver.values.reducers import OUT_OF_BAND, reducers
 from flyte_jupyter.errors import CaptureError
 
@@ -123,9 +127,13 @@ class _ParcelPickler(cloudpickle.Pickler):
             **copyreg.dispatch_table,
             **_CLOUDPICKLE,
             **definition_reducers(),
+            functools._lru_cache_wrapper: _reduce_cached,
         }
         self._by_value = ByValue()
         super().__init__(out, protocol=5, buffer_callback=out.take)
+
+    def _dynamic_function_reduce(self, function: Any) -> Any:
+        return reduced_by_name(function, super()._dynamic_function_reduce(function))
 
     def _function_getnewargs(self, function: Any) -> Any:
         check_globals(function)
@@ -150,6 +158,10 @@ class _ParcelPickler(cloudpickle.Pickler):
         if of_notebook and reduced is NotImplemented and type(obj) not in self.dispatch_table:
             return reduced_by_itself(obj)
         return reduced
+
+
+def _reduce_cached(function: Any) -> Any:
+    return reduced_by_name(function, reduce_cached(function))
 
 
 def _can_be_pickled(value: object) -> bool:
@@ -215,7 +227,7 @@ def unpickle_values(
     buffers
         The out-of-band buffers in order; the values are built on them, not on copies.
     keep_classes
-        Whether classes that this process has are to stay as they are.
+        Whether classes and functions that this process has are to stay as they are.
 
     Raises
     ------
@@ -223,7 +235,7 @@ def unpickle_values(
         When a value cannot be rebuilt, for example because a module is not installed here.
     """
     source: Any = io.BytesIO(stream) if isinstance(stream, bytes) else ViewReader(stream)
-    unpickler = (KeepingClasses if keep_classes else pickle.Unpickler)(source, buffers=buffers)
+    unpickler = (KeepingClasses if keep_classes else PlacingUnpickler)(source, buffers=buffers)
     values: dict[str, object] = {}
     for name in names:
         try:
@@ -231,6 +243,8 @@ def unpickle_values(
         except Exception as error:
             what = f"`{name}` cannot be rebuilt in the process that received it"
             raise UnpackError(what, seen=reason(error)) from error
+    if isinstance(unpickler, PlacingUnpickler):
+        unpickler.place()
     return values
 
 

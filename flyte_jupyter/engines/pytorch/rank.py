@@ -26,6 +26,7 @@ from flyte_jupyter.driver.shell import DriverShell
 from flyte_jupyter.driver.surroundings import Surroundings
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.by_value import sharing_globals
+from flyte_jupyter.driver.values.placing import placing_definitions
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.driver.work import Work, perform_on_main
 from flyte_jupyter.engines.pytorch.agent import LEFT
@@ -181,7 +182,9 @@ class _Rank:
         _use_device()
         _DriversRefs(self._link).publish()
         data.initialize_on_demand()
-        with contextlib.nullcontext() if task.request["call"] else sharing_globals(vars(main)):
+        call = task.request["call"]
+        sharing = contextlib.nullcontext() if call else sharing_globals(vars(main))
+        with placing_definitions(vars(main)), sharing:
             inputs = transfer.unpack(task.header, task.frames)
         shell.learn_cells(self._shell, task.request["cells"])
         return inputs

@@ -1,0 +1,57 @@
+"""By what a function is known again that comes back to the process that has sent it.
+
+Functions around which there are variables of another have no such name: those variables are theirs
+alone, and what a task has done to them comes back.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+_lock = threading.Lock()
+_names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_here: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
+def reduced_by_name(function: Any, reduced: Any) -> Any:
+    """Have a function that is pickled by value known again where it is from."""
+    if not isinstance(reduced, tuple) or getattr(function, "__closure__", None) is not None:
+        return reduced
+    with _lock:
+        name = _names.setdefault(function, uuid.uuid4().hex)
+        _here[name] = function
+    make, args, *rest = reduced
+    return rebuild, (name, make, *args), *rest
+
+
+def rebuild(name: str, make: Callable[..., Any], *args: Any) -> Any:
+    """Make a function that another process has sent here."""
+    made = make(*args)
+    with _lock:
+        _names[made] = name
+        _here[name] = made
+    return made
+
+
+def returned(here: set[Any], name: str, make: Callable[..., Any], *args: Any) -> Any:
+    """Return the function that was sent from here under that name, or make one that is new here.
+
+    Parameters
+    ----------
+    here
+        Takes the function if it is that of this process.
+    name, make, args
+        As for `rebuild`.
+    """
+    found = _here.get(name)
+    if found is None:
+        found = make(*args)
+        with _lock:
+            _names[found] = name
+    else:
+        here.add(found)
+    return found

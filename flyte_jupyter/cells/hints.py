@@ -44,9 +44,7 @@ class Hints:
     def hint(self, name: str) -> str | None:
         """Say where a name is that the notebook does not have, if a task cell bound it."""
         if run := self._coming.get(name):
-            return (
-                f"`{name}` is a value of {run}, which ran in the background: its result() has it."
-            )
+            return f"`{name}` is a value of {run}, a run in the background: its result() has it."
         environment = self._stayed.get(name)
         if environment is None:
             return None

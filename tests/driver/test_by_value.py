@@ -116,7 +116,8 @@ def held():
 def test_a_lock_of_a_module_is_a_new_one_there(local_module):
     module = local_module("locking", LOCKED)
     with module.LOCK:
-        assert came_back(module.held)() == "held"
+        parcel = pack({"held": module.held}, shared=False)
+        assert unpack(parcel.header, parcel.frames)["held"]() == "held"
         there = came_back(module)
     assert there.held() == "held"
     assert there.LOCK is there.ALSO

@@ -21,9 +21,10 @@ def shell(monkeypatch):
     config = Config()
     config.HistoryManager.enabled = False
     main, hook = sys.modules["__main__"], sys.displayhook
-    made = DriverShell(config=config, user_ns={})
+    made = DriverShell.instance(config=config, user_ns={})
     monkeypatch.setattr(made.displayhook, "session", None, raising=False)
     yield made
+    DriverShell.clear_instance()
     made.history_manager.end_session()
     made.restore_sys_module_state()
     sys.modules["__main__"], sys.displayhook = main, hook

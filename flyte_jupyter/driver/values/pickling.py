@@ -119,7 +119,7 @@ _CLOUDPICKLE = {
 class _ParcelPickler(cloudpickle.Pickler):
     """cloudpickle with this package's reducers for data in large arrays."""
 
-    def __init__(self, out: Pickled, watch: Callable[[object], None] | None) -> None:
+    def __init__(self, out: Pickled, watch: Callable[[object], None] | None = None) -> None:
         self._watch = watch
         # What somebody registered with copyreg wins over what this package would do.
         self.dispatch_table = {

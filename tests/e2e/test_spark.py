@@ -181,6 +181,14 @@ def test_an_error_of_the_analysis_is_one_that_the_notebook_can_catch(spark):
         "except ParseException as error:\n    print('caught')"
     )
     assert caught.stdout == "caught\n"
+    told = spark.run(
+        "from pyspark.errors import AnalysisException\n"
+        "try:\n    get_ipython().run_cell_magic("
+        "'flyte_task', 'env', 'spark.range(1).select(\"nope\")')\n"
+        "except AnalysisException as error:\n"
+        "    print(error.getCondition(), error.getMessageParameters()['objectName'])"
+    )
+    assert told.stdout == "UNRESOLVED_COLUMN.WITH_SUGGESTION `nope`\n"
 
 
 def test_an_error_in_an_executor_shows_its_line(spark):

@@ -84,7 +84,15 @@ def make_readable() -> None:
 
 
 def _reduce(error: Any) -> tuple[Any, ...]:
-    return rebuild, (type(error).__name__, str(error))
+    return rebuild, (type(error).__name__, str(error), _condition(error))
+
+
+def _condition(error: Any) -> tuple[Any, ...]:
+    """Return by what code tells an exception from others: its condition, and the words in it."""
+    try:
+        return error.getCondition(), error.getMessageParameters()
+    except Exception:  # noqa: BLE001 - the JVM is gone; the exception itself must come
+        return ()
 
 
 def _reduce_java(error: Any) -> tuple[Any, ...]:
@@ -92,12 +100,20 @@ def _reduce_java(error: Any) -> tuple[Any, ...]:
     return rebuild, (name, reason(error))
 
 
-def rebuild(name: str, text: str) -> Exception:
-    """Make an exception of `pyspark.errors` again, or say what it was."""
+def rebuild(name: str, text: str, condition: tuple[Any, ...] = ()) -> Exception:
+    """Make an exception of `pyspark.errors` again, or say what it was.
+
+    Parameters
+    ----------
+    name, text
+        Its class and what it says.
+    condition
+        Its condition and the parameters of that; empty if they are not known.
+    """
     import pyspark.errors
 
     kind = getattr(pyspark.errors, name, None)
     if isinstance(kind, type) and issubclass(kind, pyspark.errors.PySparkException):
-        error: Exception = kind(message=text)
+        error: Exception = kind(text, *condition)
         return error
     return RemoteError(name, seen=text)

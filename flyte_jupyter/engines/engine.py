@@ -212,7 +212,9 @@ class Engine(Protocol):
     # something to say of a config although all of it is honoured has `remarks(config)`, which
     # returns a line for each. One that says what `configure` takes, for help and completion, has
     # `options`, a mapping of names without dashes to `Option`s. One whose pages lack something has
-    # `pages_lack`, a line that says what.
+    # `pages_lack`, a line that says what. One that needs something of the variables that the
+    # cluster's processes have beside the kernel's has `check(env)`, which is given them after
+    # `describe` and raises EngineError.
 
     def describe(self, config: Any, resources: Any) -> ClusterSpec:
         """Say what a cluster for this plugin config consists of.

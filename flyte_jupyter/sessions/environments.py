@@ -90,6 +90,8 @@ class Environment:
             raise self._unreadable(error) from error
         image = self._image()
         env = {**spec.env, **image.env, **(self.declared.env_vars or {}), **secrets}
+        if check := getattr(self.engine, "check", None):
+            check(env)
         reuse = self.declared.reusable
         if reuse is not None and spec.linger is None:
             spec = replace(spec, linger=reuse.idle_ttl.total_seconds())

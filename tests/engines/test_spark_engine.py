@@ -20,6 +20,7 @@ from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.engines.spark import conf, java, layout, pages, progress, trampoline
 from flyte_jupyter.engines.spark.engine import SparkEngine
 from flyte_jupyter.errors import EngineError, UsageError
+from flyte_jupyter.sessions.environments import Environment
 from tests import leaks
 
 with warnings.catch_warnings():
@@ -283,8 +284,17 @@ def test_no_java_or_an_old_one_is_said_in_one_line_with_the_command(tmp_path):
 def test_a_cluster_without_java_is_refused_before_anything_starts(monkeypatch, tmp_path):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    declared = flyte.TaskEnvironment(name="javaless", plugin_config=Spark())
     with pytest.raises(EngineError, match="Spark needs Java 17"):
-        described()
+        Environment.of(declared).spec({})
+
+
+def test_the_java_that_an_environment_names_is_looked_for_there(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    env_vars = {"JAVA_HOME": a_java(tmp_path, "21")}
+    declared = flyte.TaskEnvironment(name="java", plugin_config=Spark(), env_vars=env_vars)
+    assert Environment.of(declared).spec({}).env["JAVA_HOME"] == env_vars["JAVA_HOME"]
 
 
 # -- what keeps a cluster private -----------------------------------------------------------------

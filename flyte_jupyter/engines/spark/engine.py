@@ -44,7 +44,6 @@ class SparkEngine:
         """
         del resources
         _require_pyspark()
-        java.find_java()
         shape = conf.read(config.spark_conf)
         settings = {**conf.honoured(config.spark_conf), **conf.hadoop(config.hadoop_conf)}
         folders = conf.local_folders(config.spark_conf)
@@ -87,6 +86,10 @@ class SparkEngine:
                 "folders": folders,
             },
         )
+
+    def check(self, env: Mapping[str, str]) -> None:
+        """See that there is a Java, by `JAVA_HOME` and `PATH` of the cluster's processes."""
+        java.find_java({**os.environ, **env})
 
     def configure(self, options: Mapping[str, str]) -> Any:
         """Build a `Spark` config from ``--workers``, ``--worker-cpu``, ``--conf`` and the like."""

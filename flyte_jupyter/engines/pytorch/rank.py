@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -233,15 +234,52 @@ def _be_different_from_others() -> None:
 
 
 def _use_device() -> None:
-    """Take the GPU of this rank's number, where there are any."""
+    """Take the GPU of this rank's number, of those that its node has, where there are any."""
     count = torch.cuda.device_count()
     if not count:
         return
-    local, ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if ranks > count and int(os.environ["RANK"]) == 0:
+    world, nodes = int(os.environ["WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+    if world > count and int(os.environ["RANK"]) == 0:
         gpus = "1 GPU" if count == 1 else f"{count} GPUs"
-        print(f"{ranks} ranks share {gpus} of this machine.", file=sys.stderr)
-    torch.cuda.set_device(local % count)
+        print(f"{world} ranks share {gpus} of this machine.", file=sys.stderr)
+    own = visible_gpus(count)
+    if nodes > 1:
+        # Before CUDA is begun with: from then on the node has no others, as in a pod of its own.
+        own = share_of_node(own, int(os.environ["GROUP_RANK"]), nodes)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % len(own))
+
+
+def visible_gpus(count: int) -> list[str]:
+    """Return what `CUDA_VISIBLE_DEVICES` calls the GPUs that can be seen, of which there are some.
+
+    Parameters
+    ----------
+    count
+        How many torch has counted: it stops at the first that the variable names in vain.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    return names[:count] or [str(number) for number in range(count)]
+
+
+def share_of_node(gpus: Sequence[str], node: int, nodes: int) -> list[str]:
+    """Return the GPUs of one node, of all that its machine has.
+
+    No two nodes have one in common, unless there are more nodes than GPUs.
+
+    Parameters
+    ----------
+    gpus
+        Those of the machine; at least one.
+    node, nodes
+        Which node it is, from 0, and of how many.
+    """
+    if len(gpus) < nodes:
+        return [gpus[node % len(gpus)]]
+    each, more = divmod(len(gpus), nodes)
+    first = node * each + min(node, more)
+    return list(gpus[first : first + each + (node < more)])
 
 
 def use_loopback() -> None:

@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 from dataclasses import dataclass
+from typing import Optional
 
 import flyte
 import flyte.io
@@ -221,6 +222,34 @@ async def test_a_path_becomes_a_file_or_a_folder(kind):
     value = await outputs.native(task(outputs={"a": kind}), {"a": "s3://x/y"})
     assert isinstance(value, flyte.io.Dir if kind is flyte.io.Dir else flyte.io.File)
     assert value.path == "s3://x/y"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "paths"),
+    [
+        (list[flyte.io.File], ["a", "b"], ["a", "b"]),
+        (dict[str, flyte.io.File], {"x": "a"}, {"x": "a"}),
+        (flyte.io.File | None, "a", "a"),
+        (Optional[flyte.io.File], None, None),  # noqa: UP045 - as others write it
+        (Optional[list[flyte.io.File]], ["a"], ["a"]),  # noqa: UP045
+        (list[flyte.io.File | None], ["a", None], ["a", None]),
+        (str | flyte.io.File, "a", "a"),
+    ],
+)
+async def test_paths_within_lists_and_unions_become_files(kind, given, paths):
+    value = await outputs.native(task(outputs={"a": kind}), {"a": given})
+
+    def path(each):
+        return each.path if isinstance(each, flyte.io.File) else each
+
+    if isinstance(value, list):
+        assert [path(each) for each in value] == paths
+        assert value[0].path == "a"
+    elif isinstance(value, dict):
+        assert {key: each.path for key, each in value.items()} == paths
+    else:
+        assert path(value) == paths
+        assert isinstance(value, flyte.io.File) is (given == "a" and kind != str | flyte.io.File)
 
 
 async def test_an_address_becomes_a_data_frame():

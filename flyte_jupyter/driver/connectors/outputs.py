@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, get_origin
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from flyte_jupyter.errors import ConnectorError
 
@@ -45,11 +46,31 @@ async def native(task: Any, outputs: Any) -> Any:
 
 
 async def _as_declared(value: Any, kind: Any) -> Any:
+    members = get_args(kind)
+    target = get_origin(kind) or kind
+    if target in (Union, UnionType):
+        return await _as_one_of(value, members)
+    if target is list and isinstance(value, list) and members:
+        return [await _as_declared(each, members[0]) for each in value]
+    if target is dict and isinstance(value, dict) and len(members) == 2:
+        return {key: await _as_declared(each, members[1]) for key, each in value.items()}
+    return await _as_class(value, target) if inspect.isclass(target) else value
+
+
+async def _as_one_of(value: Any, kinds: Sequence[Any]) -> Any:
+    """Return a value as it is if one of several types has such, else as the first that takes it."""
+    plain = tuple(kind for kind in kinds if inspect.isclass(kind) and not get_args(kind))
+    if not isinstance(value, plain):
+        for kind in kinds:
+            made = await _as_declared(value, kind)
+            if made is not value:
+                return made
+    return value
+
+
+async def _as_class(value: Any, target: type[Any]) -> Any:
     from flyte.io import DataFrame, Dir, File
 
-    target = get_origin(kind) or kind
-    if not inspect.isclass(target):
-        return value
     if isinstance(value, str):
         # Generic types of Flyte's are classes made on the spot, below the one that has a name.
         if issubclass(target, File):

@@ -94,6 +94,55 @@ def test_array_subclasses(tmp_path):
     assert type(carry(np.arange(N).view(Mine), 10**7)) is Mine
 
 
+def mapped(value):
+    """Send a value to a process of this machine."""
+    parcel = pack({"v": value})
+    try:
+        return unpack(parcel.header, parcel.frames)["v"], parcel.sizes["v"]
+    finally:
+        parcel.close()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda m: m,
+        lambda m: m[100:],
+        lambda m: m[3],
+        lambda m: m.T,
+        lambda m: m.reshape(-1, 2)[7:50].reshape(43, 2),
+    ],
+)
+def test_a_mapped_file_is_mapped_there_too(tmp_path, part):
+    path = tmp_path / "data"
+    whole = np.memmap(path, "f4", "w+", offset=16, shape=(N, 4))
+    whole[:] = np.arange(4 * N).reshape(N, 4)
+    sent = part(whole)
+    got, size = mapped(sent)
+    assert type(got) is np.memmap
+    assert size < 2000
+    assert (got == sent).all()
+    got[...] = 7
+    assert (sent == 7).all(), "what is written is in the file"
+    whole.flags.writeable = False
+    assert not mapped(part(whole))[0].flags.writeable
+
+
+def test_a_mapped_file_goes_as_a_copy_where_it_is_not_the_same_there(tmp_path):
+    path = tmp_path / "data"
+    whole = np.memmap(path, "f4", "w+", shape=(N, 4))
+    own = np.memmap(path, "f4", "c", shape=(N, 4))
+    own[:] = 5
+    got, _ = mapped(own)
+    got[0] = 6
+    assert (got[1:] == 5).all()
+    assert (whole == 0).all()
+    for value in (whole[:, 1], whole[:0], np.asarray(whole)):
+        assert (mapped(value)[0] == value).all()
+    path.unlink()
+    assert (mapped(whole)[0] == 0).all()
+
+
 @pytest.mark.parametrize("mask", [np.ma.nomask, np.arange(N) % 2 == 0])
 def test_masked_arrays(mask):
     value = np.ma.MaskedArray(np.arange(N), mask=mask, fill_value=-5, hard_mask=True)

@@ -40,6 +40,16 @@ def test_numpy_arrays_go_both_ways_and_stay_writable(plain):
     plain.run("back += 1")
 
 
+def test_a_mapped_file_is_written_to(plain):
+    plain.run("""if True:
+        import tempfile, numpy as np
+        data = tempfile.NamedTemporaryFile()
+        mapped = np.memmap(data.name, "f8", "w+", shape=(100_000,))""")
+    plain.task("mapped[:3] = 1\nmapped.flush()")
+    assert plain.value("float(mapped.sum())") == 3.0
+    plain.run("del mapped\ndata.close()")
+
+
 def test_a_missing_name_of_a_task_cell_is_explained(plain):
     plain.task("kept_there = 1")
     cell = plain.wait(plain.submit("kept_there"))

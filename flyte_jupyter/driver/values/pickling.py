@@ -119,11 +119,17 @@ _CLOUDPICKLE = {
 class _ParcelPickler(cloudpickle.Pickler):
     """cloudpickle with this package's reducers for data in large arrays."""
 
-    def __init__(self, out: Pickled, watch: Callable[[object], None] | None = None) -> None:
+    def __init__(
+        self,
+        out: Pickled,
+        watch: Callable[[object], None] | None = None,
+        *,
+        files: bool = False,
+    ) -> None:
         self._watch = watch
         # What somebody registered with copyreg wins over what this package would do.
         self.dispatch_table = {
-            **reducers(),
+            **reducers(files=files),
             **copyreg.dispatch_table,
             **_CLOUDPICKLE,
             **definition_reducers(),
@@ -176,7 +182,10 @@ def _can_be_pickled(value: object) -> bool:
 
 
 def pickle_values(
-    values: Mapping[str, object], watch: Callable[[object], None] | None = None
+    values: Mapping[str, object],
+    watch: Callable[[object], None] | None = None,
+    *,
+    files: bool = False,
 ) -> Pickled:
     """Pickle named values, with one memo for all.
 
@@ -186,6 +195,8 @@ def pickle_values(
         The values by name.
     watch
         Called with each object in them, but for numbers, texts and plain containers.
+    files
+        Whether the receiver has the files of this machine.
 
     Raises
     ------
@@ -193,7 +204,7 @@ def pickle_values(
         When a value cannot be pickled, whatever its own code raised.
     """
     out = Pickled()
-    pickler = _ParcelPickler(out, watch)
+    pickler = _ParcelPickler(out, watch, files=files)
     for name, value in values.items():
         start, first = out.length, len(out.views)
         try:

@@ -6,8 +6,10 @@ before the library does. Rebuilding functions import theirs, in the process that
 
 from __future__ import annotations
 
+import mmap
 import sys
 from array import array
+from pathlib import Path
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,10 +25,17 @@ if TYPE_CHECKING:
 OUT_OF_BAND = 64 << 10
 
 
-def reducers() -> dict[type, Reducer]:
-    """Collect the reducers, by exact type, for the libraries that are loaded."""
+def reducers(*, files: bool = False) -> dict[type, Reducer]:
+    """Collect the reducers, by exact type, for the libraries that are loaded.
+
+    Parameters
+    ----------
+    files
+        Whether the receiver has the files of this machine, and may map them itself.
+    """
     table: dict[type, Reducer] = {memoryview: _reduce_memoryview, array: _reduce_array}
-    for module, kinds in _BY_MODULE.items():
+    by_module = {**_BY_MODULE, **_OF_FILES} if files else _BY_MODULE
+    for module, kinds in by_module.items():
         if loaded := sys.modules.get(module):
             for name, reducer in kinds.items():
                 # A module that another thread is still importing may lack the name.
@@ -109,6 +118,45 @@ def _reduce_ndarray_view(values: np.ndarray[Any, Any]) -> Reduced:
 
 def _rebuild_ndarray_view(values: np.ndarray[Any, Any], kind: type) -> np.ndarray[Any, Any]:
     return values.view(kind)
+
+
+def _reduce_memmap(values: Any) -> Reduced:
+    """Have the receiver map the same part of the same file: what is written there is in the file.
+
+    A part that is not contiguous, or that this process alone has changed, goes as a copy.
+    """
+    found = _part_of_file(values)
+    if found is None:
+        return _reduce_ndarray_view(values)
+    filename, mode, offset = found
+    order = "C" if values.flags.c_contiguous else "F"
+    return _rebuild_memmap, (filename, mode, offset, values.dtype, values.shape, order)
+
+
+def _part_of_file(values: Any) -> tuple[str, str, int] | None:
+    root = values
+    while type(root.base) is type(values):
+        root = root.base
+    if not (isinstance(root.base, mmap.mmap) and root.filename and root.mode != "c"):
+        return None
+    if not (values.size and (values.flags.c_contiguous or values.flags.f_contiguous)):
+        return None
+    start, first = (each.__array_interface__["data"][0] for each in (values, root))
+    offset = root.offset + start - first
+    try:
+        there = Path(root.filename).stat().st_size >= offset + values.nbytes
+    except OSError:
+        there = False
+    mode = "r+" if values.flags.writeable else "r"
+    return (str(root.filename), mode, offset) if there else None
+
+
+def _rebuild_memmap(
+    filename: str, mode: Any, offset: int, dtype: Any, shape: tuple[int, ...], order: Any
+) -> Any:
+    import numpy as np
+
+    return np.memmap(filename, dtype, mode, offset, shape, order)
 
 
 def _reduce_masked(values: Any) -> Reduced:
@@ -215,4 +263,7 @@ _BY_MODULE: dict[str, dict[str, Reducer]] = {
     "torch.nn": {"Parameter": _reduce_tensor},
     "flyte.io": {"DataFrame": _reduce_flyte_frame},
     "pyarrow": {"Table": _reduce_arrow, "RecordBatch": _reduce_arrow},
+}
+_OF_FILES: dict[str, dict[str, Reducer]] = {
+    "numpy": {**_BY_MODULE["numpy"], "memmap": _reduce_memmap},
 }

@@ -76,11 +76,12 @@ def pack(
     PackError
         When a value cannot be pickled, or shared memory has no room; nothing is left behind.
     """
+    files = shared
     if memfd_supported():
         folder = None
     elif folder is None:
         shared = False
-    pickled = pickle_values(values)
+    pickled = pickle_values(values, files=files)
     packer = Packer(pickled, sent, folder)
     try:
         packer.place(shared)

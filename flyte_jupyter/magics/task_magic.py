@@ -217,6 +217,7 @@ class TaskMagic:
             count=self._count(),
             line=self._lines_above(request.body),
             values=captured.values,
+            binds=request.found.binds.difference(options.inputs or ()),
             returns=tuple(options.outputs or ()),
             keeps=tuple(options.refs or ()),
             timeout=options.timeout,

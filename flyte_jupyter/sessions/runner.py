@@ -16,7 +16,7 @@ from flyte_jupyter.cells.sizes import human_size
 from flyte_jupyter.config import FlyteJupyter
 from flyte_jupyter.driver.relay import Sink, TextSink
 from flyte_jupyter.driver.values import transfer
-from flyte_jupyter.driver.values.transfer import Parcel
+from flyte_jupyter.driver.values.transfer import PackError, Parcel
 from flyte_jupyter.errors import EnvironmentNotFound
 from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.cache import Cached, CellCache, policy_of
@@ -129,10 +129,22 @@ class Runner:
             args = tuple(_known_to(cluster.driver, dict(enumerate(values["args"]))).values())
             kwargs = _known_to(cluster.driver, values["kwargs"])
             values = {**values, "args": args, "kwargs": kwargs}
-        task = replace(task, values=values)
-        packed = pack_for(cluster, task.values, self.local_modules)
+        task, packed = self._pack_possible(cluster, replace(task, values=values))
         self._name_large(packed.parcel)
         return task, packed
+
+    def _pack_possible(self, cluster: Cluster, task: CellTask) -> tuple[CellTask, Packed]:
+        """Pack what can be; what cannot may be left from before, and is bound anew by the cell."""
+        try:
+            return task, pack_for(cluster, task.values, self.local_modules)
+        except PackError as error:
+            name = error.variable
+            if name not in task.binds:
+                raise
+            kind = type(task.values[name]).__name__
+            self._report(f"`{name}` ({kind}) cannot be sent and was left out: the cell binds it.")
+        values = {each: value for each, value in task.values.items() if each != name}
+        return self._pack_possible(cluster, replace(task, values=values))
 
     def _name_large(self, parcel: Parcel) -> None:
         """Say once of each large input that it travels."""

@@ -40,6 +40,8 @@ class CellTask:
         Lines of the cell above `code`.
     values
         Inputs by name.
+    binds
+        Names that `code` binds itself: an input of such a name that cannot be sent is left out.
     returns, keeps
         Names to return by value, and to keep in the driver as refs.
     timeout
@@ -74,6 +76,7 @@ class CellTask:
     count: int = 0
     line: int = 0
     values: Mapping[str, object] = field(default_factory=dict)
+    binds: frozenset[str] = frozenset()
     returns: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
     timeout: float = 0.0

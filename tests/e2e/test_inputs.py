@@ -40,6 +40,17 @@ def test_numpy_arrays_go_both_ways_and_stay_writable(plain):
     plain.run("back += 1")
 
 
+def test_what_is_left_from_before_and_bound_anew_does_not_stop_a_cell(plain):
+    plain.run("import sqlite3, threading\nother = threading.Lock()")
+    plain.run("conn = sqlite3.connect(':memory:')")
+    body = "for path in [':memory:']:\n    conn = sqlite3.connect(path)\nconn.close()\ndone = 1"
+    cell = plain.task(body, "-o done")
+    assert "`conn` (Connection) cannot be sent and was left out: the cell binds it." in cell.shown
+    assert "cannot be pickled" in plain.fail(task(body, "-i conn,sqlite3")).value
+    assert "`other` (_thread.lock) cannot be pickled" in plain.fail(task("other")).value
+    plain.run("conn.close()")
+
+
 def test_a_mapped_file_is_written_to(plain):
     plain.run("""if True:
         import tempfile, numpy as np

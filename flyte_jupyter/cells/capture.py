@@ -11,11 +11,12 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 from flyte_jupyter.cells.local_modules import is_local_name
+from flyte_jupyter.cells.strings import is_table
 from flyte_jupyter.errors import CaptureError
 from flyte_jupyter.secret_names import has_password, holds_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from flyte_jupyter.cells.names import CellNames
 
@@ -92,10 +93,12 @@ def capture(
     explicit = dict.fromkeys((*(only or ()), *extra))
     for name in explicit:
         if name not in namespace:
-            raise _no_such_variable(name, namespace)
+            option = "-i" if name in (only or ()) else "--also"
+            raise _no_such_variable(f"{option} {name}", name, namespace)
     values: dict[str, object] = {}
     missing = []
-    for name in dict.fromkeys((*(names.reads if only is None else ()), *explicit)):
+    found = (*names.reads, *_mentioned(names, namespace)) if only is None else ()
+    for name in dict.fromkeys((*found, *explicit)):
         if name not in namespace:
             if not hasattr(builtins, name):
                 missing.append(name)
@@ -106,6 +109,14 @@ def capture(
                 raise _secret(name, namespace[name])
             values[name] = namespace[name]
     return Capture(values, tuple(missing))
+
+
+def _mentioned(names: CellNames, namespace: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names in strings of a cell that the notebook has."""
+    yield from (name for name in names.mentioned.names if name in namespace)
+    for name in names.mentioned.tables:
+        if name in namespace and is_table(namespace[name]):
+            yield name
 
 
 def describe(
@@ -133,11 +144,11 @@ def describe(
     )
 
 
-def _no_such_variable(name: str, namespace: Mapping[str, object]) -> CaptureError:
+def _no_such_variable(what: str, name: str, namespace: Mapping[str, object]) -> CaptureError:
     candidates = [known for known in namespace if not known.startswith("_")]
     close = difflib.get_close_matches(name, candidates, n=1)
     fix = f"Did you mean `{close[0]}`?" if close else ""
-    return CaptureError(f"-i {name}", seen="the notebook has no variable of that name", fix=fix)
+    return CaptureError(what, seen="the notebook has no variable of that name", fix=fix)
 
 
 def _secret(name: str, value: object) -> CaptureError:

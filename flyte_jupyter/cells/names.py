@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ast
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flyte_jupyter.cells.ipython_syntax import IPythonSyntax, parse
 from flyte_jupyter.cells.scopes import MODULE_NAMES, Ledger
 from flyte_jupyter.cells.statements import StatementWalker
+from flyte_jupyter.cells.strings import Mentioned, mentioned_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +37,15 @@ class CellNames:
         The cell may bind any name at all: `from m import *`, `%run`, `%pylab`.
     imports
         Top-level packages that it imports anywhere.
+    mentioned
+        Names in strings, which it reads if the notebook has them.
     """
 
     reads: tuple[str, ...]
     binds: frozenset[str]
     star_import: bool
     imports: frozenset[str]
+    mentioned: Mentioned = field(default_factory=Mentioned)
 
 
 def analyze(body: str, transform: Callable[[str], str]) -> CellNames:
@@ -79,6 +83,7 @@ def _follow(tree: ast.Module, transform: Callable[[str], str]) -> CellNames:
         binds=frozenset(ledger.binds),
         star_import=ledger.star_import or syntax.binds_anything,
         imports=_imports(tree),
+        mentioned=mentioned_in(tree),
     )
 
 

@@ -91,7 +91,7 @@ def _for_cell(session: Session, words: list[str]) -> Iterable[str]:
     from flyte_jupyter.magics.task_magic import PARSER
 
     before = _read(PARSER, words)
-    if before.awaiting in ("-i", "--inputs"):
+    if before.awaiting in ("-i", "--inputs", "--also"):
         return [n for n in session.namespace if not n.startswith("_")]
     options = [o for action in PARSER._actions for o in action.option_strings]
     if before.awaiting:

@@ -36,6 +36,7 @@ def make_parser() -> MagicParser:
         "default": None,
     }
     parser.add_argument("-i", "--inputs", help="take exactly these along", **listed)
+    parser.add_argument("--also", help="take these along beside those that are found", **listed)
     parser.add_argument("-o", "--outputs", help="bring these back by value", **listed)
     parser.add_argument("-r", "--refs", help="keep these there; get handles to them", **listed)
     parser.add_argument(
@@ -134,7 +135,8 @@ class TaskMagic:
         # Before anything is captured or started: an unknown environment is the first thing to say.
         environment = self._environment(options)
         self._session.reload_local_modules()
-        captured = capturing.capture(request.found, self._shell.user_ns, only=options.inputs)
+        names, also = self._shell.user_ns, options.also or ()
+        captured = capturing.capture(request.found, names, only=options.inputs, extra=also)
         if options.capture:
             return self._tabulate(captured)
         return self._submit(request, captured, environment)
@@ -217,7 +219,7 @@ class TaskMagic:
             count=self._count(),
             line=self._lines_above(request.body),
             values=captured.values,
-            binds=request.found.binds.difference(options.inputs or ()),
+            binds=request.found.binds.difference(options.inputs or (), options.also or ()),
             returns=tuple(options.outputs or ()),
             keeps=tuple(options.refs or ()),
             timeout=options.timeout,

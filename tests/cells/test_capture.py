@@ -4,8 +4,10 @@ import collections
 import functools
 import json
 import secrets
+from dataclasses import replace
 
 import flyte
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from flyte_jupyter.cells.capture import Capture, capture, describe
 from flyte_jupyter.cells.names import CellNames
 from flyte_jupyter.cells.sizes import human_size
+from flyte_jupyter.cells.strings import Mentioned
 from flyte_jupyter.errors import CaptureError
 
 
@@ -24,6 +27,23 @@ def test_values_of_the_names_read_are_captured_in_order():
     captured = capture(reading("b", "a"), {"a": 1, "b": 2, "c": 3})
     assert captured.values == {"b": 2, "a": 1}
     assert list(captured.values) == ["b", "a"]
+
+
+def test_names_in_strings_are_captured_if_the_notebook_has_them():
+    mentioned = Mentioned(names=("limit", "nobody"), tables=("frame", "number", "nobody"))
+    cell = replace(reading("df"), mentioned=mentioned)
+    namespace = {"df": 1, "limit": 2, "frame": np.zeros(3), "number": 4}
+    captured = capture(cell, namespace)
+    assert list(captured.values) == ["df", "limit", "frame"]
+    assert captured.missing == ()
+    assert list(capture(cell, namespace, only=["number"]).values) == ["number"]
+    assert list(capture(reading("df"), namespace, extra=["limit"]).values) == ["df", "limit"]
+
+
+def test_a_secret_in_a_string_does_not_travel_either():
+    cell = replace(reading(), mentioned=Mentioned(names=("api_key",)))
+    with pytest.raises(CaptureError, match="`api_key` was not sent"):
+        capture(cell, {"api_key": "hunter2"})
 
 
 def test_a_name_that_nobody_has_is_left_for_the_cell_to_raise():

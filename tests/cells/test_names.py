@@ -343,3 +343,25 @@ def test_analysis_of_an_ordinary_cell_takes_a_few_milliseconds(names_of):
     start = time.perf_counter()
     names_of(body)
     assert time.perf_counter() - start < 0.2
+
+
+@pytest.mark.parametrize(
+    ("body", "names", "tables"),
+    [
+        ("df.query('price > @limit and me@host')", ("limit",), ()),
+        ("f().eval(f'c = a + @b * {x} + @d')", ("b", "d"), ()),
+        ("def f():\n    return df.query(expr='a > @limit')", ("limit",), ()),
+        ("pd.eval('a + b')", ("a", "b"), ()),
+        ("eval('x + 1')", ("x",), ()),
+        ("eval('is no python')", (), ()),
+        ("duckdb.sql('SELECT * FROM df JOIN\\n other ON 1')", (), ("df", "other")),
+        ("con.execute('select a from one, two where b')", (), ("one", "two")),
+        ("con.sql('from df')", (), ("df",)),
+        ("con.sql('select * from read_csv(1) join s.t')", (), ()),
+        ("print('from df import @name')", (), ()),
+        ("%time df.query('a > @limit')", ("limit",), ()),
+    ],
+)
+def test_names_in_strings(names_of, body, names, tables):
+    mentioned = names_of(body).mentioned
+    assert (mentioned.names, mentioned.tables) == (names, tables)

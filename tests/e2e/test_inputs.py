@@ -20,6 +20,13 @@ def test_only_named_inputs_travel(plain):
     assert plain.fail(task("one + two", "-i one")).name == "NameError"
 
 
+def test_names_in_strings_travel_and_others_that_are_asked_for(plain):
+    plain.run("import pandas as pd\nlimit, more = 2, 3\nframe = pd.DataFrame({'a': [1, 2, 3]})")
+    assert plain.task("len(frame.query('a > @limit'))").result == "1"
+    assert plain.task("limit + globals()['more']", "--also more").result == "5"
+    assert "--also nothing: the notebook has no" in plain.fail(task("1", "--also nothing")).value
+
+
 def test_a_change_of_an_input_stays_in_the_task(plain):
     plain.run("rows = [1]")
     assert plain.task("rows.append(2)\nrows").result == "[1, 2]"

@@ -118,7 +118,8 @@ def test_the_options_of_an_engine_are_those_that_it_takes(name):
 
 def test_variables_as_inputs(idle):
     idle.user_ns["measured"] = 1
-    assert "measured" in complete(idle, "%%flyte_task env -i meas")
+    for option in ("-i", "--also"):
+        assert "measured" in complete(idle, f"%%flyte_task env {option} meas")
 
 
 def test_environments_declared_by_the_magic(idle):

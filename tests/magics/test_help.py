@@ -45,8 +45,8 @@ def test_the_cell_magic_explains_itself(idle, capsys):
     assert idle.run_cell_magic("flyte_task", "--help", "raise SystemExit") is None
     shown = capsys.readouterr().out
     for option in (
-        "ENV", "--inputs", "--outputs", "--refs", "--bg", "--timeout", "--retries", "--name",
-        "--ranks", "--capture",
+        "ENV", "--inputs", "--also", "--outputs", "--refs", "--bg", "--timeout", "--retries",
+        "--name", "--ranks", "--capture",
     ):  # fmt: skip
         assert option in shown
     assert "%flyte runs" in shown

@@ -149,7 +149,8 @@ class DriverShell(zmqshell.ZMQInteractiveShell):
     def init_user_ns(self) -> None:
         """Fill a namespace as ever, with nothing that would take the shell along to workers."""
         super().init_user_ns()
-        self.user_ns["get_ipython"] = get_ipython
+        if get_ipython() is self:
+            self.user_ns["get_ipython"] = get_ipython
 
     def init_virtualenv(self) -> None:
         """Do nothing: the driver runs the notebook's own Python and path."""

@@ -139,11 +139,9 @@ class _Submitted:
         return private_driver.unfinished(self._tasks, self._parents)
 
     def _insist(self, tasks: list[Any]) -> None:
-        with contextlib.suppress(Exception):  # the job has been left meanwhile
-            left = self._unfinished()
-            for task in tasks:
-                if task.binary() in left:
-                    _cancel(task, force=True)
+        for task in tasks:
+            with contextlib.suppress(Exception):  # it has ended, or its job; the others go on
+                ray.cancel(task, force=True)
 
 
 def _cancel(task: Any, *, force: bool) -> None:

@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+from IPython.core.getipython import get_ipython
+
 
 class AfterImport:
     """Stands on `sys.meta_path`, and calls a function after the import of a module.
@@ -67,10 +69,20 @@ def free_files() -> None:
 
 
 def fit_tasks() -> None:
-    """Have tasks remember what is overridden of them."""
+    """Have tasks remember their overrides, and maps and agents run theirs on clusters."""
     from flyte_jupyter.driver.flyte_sdk.overrides import note_overrides
+    from flyte_jupyter.driver.flyte_sdk.plain_calls import run_on_clusters
 
     note_overrides()
+    run_on_clusters(_caller)
+
+
+def _caller() -> Callable[..., Any] | None:
+    """Return what calls a task on its cluster, while the extension is loaded."""
+    import flyte_jupyter
+
+    loaded = getattr(get_ipython(), "_flyte_jupyter", None)
+    return flyte_jupyter.run if loaded is not None else None
 
 
 ACTIONS: Mapping[str, Callable[[], None]] = {"flyte": fit_tasks, "flyte.io": free_files}

@@ -99,3 +99,33 @@ def test_steps_of_an_agent_are_shown_below_the_cell(book):
 def test_the_key_reaches_the_service_and_nothing_else(book, service):
     assert service.keys == {f"Bearer {KEY}"}
     assert KEY not in "".join(cell.shown for cell in book.cells.values())
+
+
+PLAIN = (
+    """import os
+from agents import Agent, Runner
+os.environ["OPENAI_BASE_URL"] = ADDRESS
+if True:"""
+    + CHAT
+    + """
+    set_trace_processors([])
+agent = Agent(name="helper", model="any", tools=[as_tool(add), as_tool(shout)])
+result = await Runner.run(agent, "What is it?")
+result.final_output
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "tool", ["openai.agents import function_tool", "agents.openai import tool"]
+)
+def test_tools_of_an_agent_in_a_plain_cell_run_there_too(book, service, tool):
+    book.run(f"from flyteplugins.{tool} as as_tool")
+    before = book.value("len(flyte_jupyter.session().runs)")
+    cell = book.run(PLAIN.replace("ADDRESS", repr(service.address)))
+    assert cell.result == "'Tools said: 5, HELLO'"
+    assert "adding 2 3" in cell.stdout
+    ran = book.value(
+        f"sorted(r.id.rpartition('-')[0] for r in flyte_jupyter.session().runs[{before}:])"
+    )
+    assert ran == ["add", "shout"]

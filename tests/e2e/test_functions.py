@@ -546,3 +546,29 @@ def test_what_only_a_deployment_has_of_a_task_is_named(book):
     cell = book.run("flyte_jupyter.run(nightly).result()")
     assert "nightly: triggers of the task is not honoured here: only a Flyte dep" in cell.stderr
     assert "nightly: max_inline_io_bytes of the task is not honoured here: values" in cell.stderr
+
+
+def test_a_map_in_a_plain_cell_runs_on_the_cluster(book):
+    declared(book, "async def where(x, y=0):\n    if x == 3: raise KeyError(x)\n"
+             "    return x + y, os.getpid()")  # fmt: skip
+    kernel = book.value("os.getpid()")
+    code = "[r if isinstance(r, tuple) else repr(r) for r in {}]"
+    for call in (
+        "flyte.map(where, range(5), [1] * 5, concurrency=2)",
+        "flyte.map(where, range(5))",
+    ):
+        got = book.value(code.format(call))
+        assert got[3] == "KeyError(3)"
+        values = [each for each in got if each != "KeyError(3)"]
+        assert [x for x, _ in values] == [x + ("[1]" in call) for x in (0, 1, 2, 4)]
+        assert kernel not in {pid for _, pid in values}
+    book.run("import functools\nplus = functools.partial(where, y=10)")
+    assert book.value("[x async for x, _ in flyte.map.aio(plus, [1, 2])]") == [11, 12]
+    failing = "list(flyte.map(where, [3], return_exceptions=False))"
+    assert book.fail(failing).name == "KeyError"
+
+
+def test_a_plain_call_of_a_task_stays_one(book):
+    before = book.value("len(flyte_jupyter.session().runs)")
+    assert book.value("[await doubled(4), added(1)]") == [8, 2]
+    assert book.value("len(flyte_jupyter.session().runs)") == before

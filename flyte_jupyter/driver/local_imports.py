@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Stamp = tuple[int, int]
 
+_OURS = __name__.partition(".")[0]
 _SITE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 
 
@@ -73,6 +74,8 @@ class LocalFinder:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Answer for a source file under a root; leave everything else to the other finders."""
+        if fullname.partition(".")[0] == _OURS:  # in the folder of its own repository
+            return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
             return None

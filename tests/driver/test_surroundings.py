@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from flyte_jupyter.driver import local_imports
 from flyte_jupyter.driver.surroundings import Surroundings as Followed
 from flyte_jupyter.sessions.surroundings import Surroundings
 
@@ -17,6 +18,7 @@ def follow(monkeypatch):
     notebook, followed = Surroundings({"DECLARED", "PYTEST_CURRENT_TEST"}), Followed(list(sys.path))
     begun, environ = list(sys.path), dict(os.environ)
     monkeypatch.setattr(sys, "path", [*sys.path, "/of/the/packages"])
+    monkeypatch.setattr(local_imports, "install", lambda roots: None)  # for good, in this process
 
     def as_driver(change):
         path, here = list(sys.path), dict(os.environ)

@@ -30,6 +30,7 @@ import ray.cloudpickle.cloudpickle
 import ray.remote_function
 from ray.util.placement_group import PlacementGroup
 
+from flyte_jupyter.driver import interrupts
 from flyte_jupyter.engines.ray.private import HOST
 
 _OF_GROUPS = "_group_"
@@ -111,8 +112,10 @@ def tell_of_submissions(tell: Told) -> None:
 def _telling(submit: Any, tell: Told) -> Any:
     @functools.wraps(submit)
     def submit_and_tell(remote: Any, *args: Any, **options: Any) -> Any:
-        given = submit(remote, *args, **options)
-        tell(_name(remote, options), given, options)
+        # An interrupt between the two would leave behind what nobody knows of.
+        with interrupts.held():
+            given = submit(remote, *args, **options)
+            tell(_name(remote, options), given, options)
         return given
 
     return submit_and_tell

@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 from flyte_jupyter.engines import package_sources as sources
 from flyte_jupyter.engines.packages import PackageLayer
 from flyte_jupyter.errors import ImageError, one_line
-from flyte_jupyter.images.uv_project import NotUnderstood, Project
+from flyte_jupyter.images.uv_project import Chosen, NotUnderstood, Project
 
 _NAMED = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _NEVER = "a process of this machine has the machine's own"
@@ -184,10 +184,18 @@ def _read_project(layer: Any, origin: str, recipe: Recipe) -> None:
     pyproject = Path(layer.pyproject).resolve()
     project, ignored = Project(pyproject), recipe.not_honoured
     itself = layer.project_install_mode == "install_project"
+    chosen = Chosen.by(shlex.split(layer.extra_args or ""))
     asked = [str(pyproject.parent)] if itself else project.dependencies()
-    if layer.extra_args:
-        ignored["uv_project.extra_args"] = f"{layer.extra_args} is for uv sync alone"
-        layer = replace(layer, extra_args=None)
+    asked += project.optional(chosen)
+    if chosen.unknown:
+        ignored["uv_project.extra_args"] = f"{' '.join(chosen.unknown)} is for uv sync alone"
+    first, *others = project.indexes() or ("",)
+    layer = replace(
+        layer,
+        extra_args=None,
+        index_url=layer.index_url or first or None,
+        extra_index_urls=(*(layer.extra_index_urls or ()), *others) or None,
+    )
     if layer.uvlock is not None:
         ignored["uv_project.uvlock"] = (
             "what the notebook's environment has is used as it is; only the rest is chosen anew"

@@ -88,6 +88,62 @@ def test_the_dependencies_of_a_project(tmp_path):
     assert set(found.not_honoured) == {"uv_project.uvlock", "uv_project.extra_args"}
 
 
+CHOICES = """\
+[project.optional-dependencies]
+ml = ["learn"]
+Plots = ["plot"]
+[dependency-groups]
+test = ["check", {include-group = "base"}]
+base = ["basis"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        ("--extra ml", ("learn",)),
+        ("--extra=plots --group test", ("plot", "check", "basis")),
+        ("--all-extras --all-groups", ("learn", "plot", "check", "basis", "basis")),
+    ],
+)
+def test_optional_dependencies_that_are_chosen(tmp_path, options, chosen):
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(PROJECT + CHOICES)
+    found = read(base().with_uv_project(pyproject, extra_args=options))
+    assert found.packages[0].requirements == ("a>=1", "b", *chosen)
+    assert found.packages[0].arguments == ()
+    assert not found.not_honoured
+
+
+def test_an_extra_that_a_project_has_not_is_named(tmp_path):
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(PROJECT)
+    with pytest.raises(ImageError, match="it has no extra 'ml'"):
+        read(base().with_uv_project(pyproject, extra_args="--extra ml"))
+
+
+INDEXES = """\
+[[tool.uv.index]]
+url = "https://own.example/simple"
+default = true
+[[tool.uv.index]]
+url = "https://more.example/simple"
+[[tool.uv.index]]
+url = "https://named.example/simple"
+explicit = true
+"""
+
+
+def test_packages_are_looked_for_where_the_project_says(tmp_path):
+    """On PyPI there may be somebody else's of the same name."""
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(PROJECT + INDEXES)
+    (layer,) = read(base().with_uv_project(pyproject)).packages
+    assert layer.indexes == ("https://own.example/simple", "https://more.example/simple")
+    chosen = base().with_uv_project(pyproject, index_url="https://chosen.example/simple")
+    assert read(chosen).packages[0].indexes[0] == "https://chosen.example/simple"
+
+
 SOURCES = """\
 [project]
 name = "mine"

@@ -17,7 +17,7 @@ from flyte_jupyter.driver.values.transfer import pack, unpack
 from flyte_jupyter.engines.engine import ClusterSpec
 
 DEADLINE = 20.0
-SETTINGS = {"output_limit": 2**20, "output_rate": 2**14, "local_roots": []}
+SETTINGS = {"output_limit": 2**20, "output_rate": 2**14, "path": [], "local_roots": []}
 
 
 class Lines:
@@ -100,7 +100,7 @@ async def run_code(client, code, returns=(), **inputs):
         "keeps": [],
         "cells": {},
         "allow_stdin": False,
-        "cwd": os.getcwd(),
+        "around": {"cwd": os.getcwd()},
         "ranks": "",
         "own": False,
         "call": False,

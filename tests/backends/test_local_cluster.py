@@ -363,7 +363,7 @@ async def test_only_the_owner_can_look_at_or_connect_to_a_cluster(watched, serve
     logs = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder / "logs").iterdir()}
     assert logs == dict.fromkeys(["driver.log", "server-0.log", "zygote.log"], 0o600)
     sockets = [path for path in folder.iterdir() if stat.S_ISSOCK(path.stat().st_mode)]
-    channels = {f"d1-{port}" for port in range(1, 6)}
+    channels = {f"d1-{port}" for port in range(1, 7)}
     assert {path.name for path in sockets} == {*channels, "d1-children"}
     pids = [int((folder / "supervisor").read_text().split()[0])]
     pids += [p.pid for p in psutil.Process(pids[0]).children(recursive=True)]

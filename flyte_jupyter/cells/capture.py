@@ -113,9 +113,12 @@ def capture(
 
 def _mentioned(names: CellNames, namespace: Mapping[str, object]) -> Iterator[str]:
     """Yield the names in strings of a cell that the notebook has."""
-    yield from (name for name in names.mentioned.names if name in namespace)
+    there = namespace.keys() - names.binds
+    for name in names.mentioned.names:
+        if name in there:
+            yield name
     for name in names.mentioned.tables:
-        if name in namespace and is_table(namespace[name]):
+        if name in there and is_table(namespace[name]):
             yield name
 
 
@@ -156,7 +159,8 @@ def _secret(name: str, value: object) -> CaptureError:
     return CaptureError(
         f"`{name}` was not sent",
         seen="it is a URL with a password" if url else "its name says that it holds a secret",
-        fix=f"Send it on purpose with `-i {name}`, or declare a `flyte.Secret` in the environment",
+        fix=f"Send it on purpose with `--also {name}`, "
+        "or declare a `flyte.Secret` in the environment",
     )
 
 

@@ -16,7 +16,7 @@ _TABLES = re.compile(r"\b(?:from|join)\s+([^\W\d]\w*(?:\s*,\s*[^\W\d]\w*)*)(?![\
 _PANDAS = frozenset({"pd", "pandas"})
 _OF_FRAMES = frozenset({"query", "eval"})
 _OF_SQL = frozenset({"sql", "query", "execute"})
-_FRAMES = frozenset({"pandas", "polars", "pyarrow", "numpy", "duckdb"})
+_FRAMES = frozenset({"pandas", "polars", "pyarrow", "numpy"})
 
 
 @dataclass(frozen=True)

@@ -441,7 +441,8 @@ def _leave_politely() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident()))
 
     def in_child() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is leave:  # and not the task's own
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         restore()
 
     signal.signal(signal.SIGTERM, leave)

@@ -34,7 +34,8 @@ class PresentRun:
         """Tell those who wanted to be told."""
         self.ended = True
         for tell in self._told:
-            tell(self.error)
+            with contextlib.suppress(Exception):  # what has ended the run says more
+                tell(self.error)
         self._told.clear()
 
 

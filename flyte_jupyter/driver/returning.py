@@ -50,7 +50,7 @@ def give_back(
     if unbound := [name for name in asked if name not in namespace]:
         listed = ", ".join(f"`{name}`" for name in unbound)
         made.problem = NameError(f"the cell ended without binding {listed}")
-    if not request["call"]:  # of whose one value nobody could take hold
+    if request["code"] and not request["call"]:  # of whose one value nobody could take hold
         kept = [n for n in asked if n in namespace and n not in made.parcel.sizes]
         made.refs = {name: store.keep(namespace[name]) for name in kept}
     return made

@@ -48,7 +48,7 @@ class Surroundings:
             _put(name, self._before.pop(name))  # as it was there in the beginning
         for name, (then, now) in changes.items():
             here = self._before.setdefault(name, os.environ.get(name))
-            if then and here and here.startswith(then):
+            if then and here and here.startswith(f"{then}{os.pathsep}"):
                 added = here.removeprefix(then)  # by an image's packages, to a path
                 _put(name, now and now + added)
             else:

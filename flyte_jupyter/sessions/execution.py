@@ -380,6 +380,9 @@ class Execution:
         try:
             own = buffers[reply.get("before", 0) :]
             values = transfer.unpack(reply["outputs"], own, keep_classes=True)
+        except UnpackError:
+            self._hopeless = True  # another attempt would give the same
+            raise
         finally:
             if reply["outputs"]["segments"]:
                 client.received(self.run.id)

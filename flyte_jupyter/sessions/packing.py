@@ -56,4 +56,5 @@ def pack_for(
     by_value = local_modules.travelling_by_value()
     secrets = contextlib.nullcontext() if travelled else refusing_secrets(values)
     with by_value, packing_for(driver), secrets:
-        return Packed(transfer.pack(values, sent=cluster.sent, folder=cluster.folder), driver)
+        parcel = transfer.pack(values, sent=cluster.sent, folder=cluster.folder, files=True)
+        return Packed(parcel, driver)

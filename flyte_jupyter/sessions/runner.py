@@ -324,7 +324,8 @@ class Runner:
         run = execution.run  # what refers to the execution would keep it until a collection
         execution.keep = lambda: self._cache.keep(key, run)
         policy = policy_of(execution.environment.declared, run.task)
-        if policy.serialize:
+        # One that a task calls does not wait: an equal one may wait for its caller's place.
+        if policy.serialize and execution.caller is None:
             execution.turn = lambda: self._after_equal_runs(run, key, policy)
 
     @asynccontextmanager

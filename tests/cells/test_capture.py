@@ -36,6 +36,8 @@ def test_names_in_strings_are_captured_if_the_notebook_has_them():
     captured = capture(cell, namespace)
     assert list(captured.values) == ["df", "limit", "frame"]
     assert captured.missing == ()
+    bound = replace(cell, binds=frozenset({"limit", "frame"}))
+    assert list(capture(bound, namespace).values) == ["df"], "the cell has its own"
     assert list(capture(cell, namespace, only=["number"]).values) == ["number"]
     assert list(capture(reading("df"), namespace, extra=["limit"]).values) == ["df", "limit"]
 
@@ -130,7 +132,7 @@ def test_a_secret_does_not_travel_unasked_and_is_never_shown(name, value):
         capture(reading(name), {name: value})
     message = str(caught.value)
     assert name in message
-    assert f"-i {name}" in message
+    assert f"--also {name}" in message
     assert "flyte.Secret" in message
     assert "hunter2" not in message
     assert "\n" not in message

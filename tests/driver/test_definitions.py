@@ -166,6 +166,28 @@ def test_the_global_that_cannot_be_pickled_is_named(main, code):
     )
 
 
+def test_what_a_task_has_done_to_a_function_comes_back(main):
+    book = main("""
+        def remembers(x, seen=[]):
+            return seen
+
+        def trained(x):
+            return trained.weights
+
+        trained.weights = 0
+        """)
+    for value in (book.remembers, book.trained):
+        parcel = pack({"value": value}, shared=False)
+        there = unpack(parcel.header, parcel.frames)["value"]
+        (there.__defaults__ or [[]])[0].append(1)
+        there.weights = 5
+        parcel = pack({"value": there}, shared=False)
+        back = unpack(parcel.header, parcel.frames, keep_classes=True)["value"]
+        assert back is not value
+        assert back.weights == 5
+        assert (back.__defaults__ or ([1],))[0] == [1]
+
+
 def test_a_function_that_comes_back_is_itself(main, monkeypatch):
     book = main("""
         import functools

@@ -71,6 +71,16 @@ def test_what_the_cluster_declares_is_its_own(follow):
     assert os.environ["DECLARED"] == "by the environment"
 
 
+def test_a_value_that_begins_as_the_one_before_is_no_path(follow):
+    os.environ["DATA"] = "/data"
+    notebook, driver = Surroundings(), Followed(sys.path)
+    os.environ["DATA"] = "/data/v2"
+    around = notebook.changes()
+    os.environ["DATA"] = "/data/v2"  # by the image
+    driver.follow(around)
+    assert os.environ["DATA"] == "/data/v2"
+
+
 def test_what_was_added_to_a_path_stays_added(follow):
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{before}:/of/the/packages/bin"

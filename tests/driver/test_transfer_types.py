@@ -96,7 +96,7 @@ def test_array_subclasses(tmp_path):
 
 def mapped(value):
     """Send a value to a process of this machine."""
-    parcel = pack({"v": value})
+    parcel = pack({"v": value}, files=True)
     try:
         return unpack(parcel.header, parcel.frames)["v"], parcel.sizes["v"]
     finally:
@@ -126,6 +126,15 @@ def test_a_mapped_file_is_mapped_there_too(tmp_path, part):
     assert (sent == 7).all(), "what is written is in the file"
     whole.flags.writeable = False
     assert not mapped(part(whole))[0].flags.writeable
+
+
+def test_a_mapped_file_that_is_returned_is_a_copy(tmp_path):
+    """It may go with the cell that has made it."""
+    path = tmp_path / "data"
+    parcel = pack({"v": np.memmap(path, "f4", "w+", shape=(N, 4))})
+    path.unlink()
+    assert (unpack(parcel.header, parcel.frames)["v"] == 0).all()
+    parcel.close()
 
 
 def test_a_mapped_file_goes_as_a_copy_where_it_is_not_the_same_there(tmp_path):

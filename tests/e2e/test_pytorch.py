@@ -67,6 +67,15 @@ def test_every_rank_has_the_variables_of_torchrun(torch):
     ]
 
 
+def test_a_rank_is_what_torch_says_whatever_the_notebook_has_set(torch):
+    torch.run("import os\nos.environ.update(RANK='7', WORLD_SIZE='9', MASTER_PORT='1', SEEN='yes')")
+    cell = torch.task("import os\nprint(os.environ['RANK'], os.environ['WORLD_SIZE'])", "--ranks 1")
+    assert cell.stdout == "[rank 1] 1 2\n"
+    assert torch.task("import os\nos.environ['SEEN']").result == "'yes'"
+    assert all_reduce(torch) == [3.0, 3.0]
+    torch.run("for name in ('RANK', 'WORLD_SIZE', 'MASTER_PORT', 'SEEN'): del os.environ[name]")
+
+
 def test_names_functions_and_modules_travel_to_every_rank(torch, tmp_path):
     torch.run("offset = 10\nclass Box:\n    def get(self): return offset\n")
     torch.run("def work(x): return Box().get() + x")

@@ -95,6 +95,12 @@ def test_an_attempt_does_not_wait_behind_the_tasks_of_the_one_before(ray_book, t
     assert "1 more attempt" in cell.stderr
 
 
+def test_a_run_that_fails_gives_back_what_its_placement_groups_hold(ray_book):
+    body = RAY + "ray.get(ray.util.placement_group([{'CPU': 2}]).ready())\n1 / 0"
+    assert ray_book.fail(task(body)).name == "ZeroDivisionError"
+    assert ray_book.task(IS_FREE).result == "'free'"
+
+
 def test_a_time_limit_ends_what_the_cell_has_submitted(ray_book):
     body = RAY + "ray.get([ray.remote(lambda: time.sleep(3600)).remote() for _ in range(3)])"
     assert ray_book.fail(task(body, "--timeout 1")).name == "TaskTimeout"

@@ -30,6 +30,7 @@ def test_a_rank_takes_the_gpu_of_its_number(gpus, monkeypatch, local, device, ca
     monkeypatch.setenv("RANK", str(local))
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    monkeypatch.setenv("GROUP_RANK", "0")
     rank._use_device()
     assert taken == [device]
     said = "4 ranks share 2 GPUs of this machine.\n" if local == 0 else ""
@@ -51,13 +52,23 @@ def test_nodes_of_one_machine_have_no_gpu_in_common(
 ):
     taken = gpus(4)
     node, local = divmod(number, 2)
-    about = {"LOCAL_RANK": local, "RANK": number, "WORLD_SIZE": 4}
+    about = {"LOCAL_RANK": local, "RANK": number, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2}
     about |= {"GROUP_RANK": node, "GROUP_WORLD_SIZE": 2, "CUDA_VISIBLE_DEVICES": named}
     for name, value in about.items():
         monkeypatch.setenv(name, str(value))
     rank._use_device()
     assert (os.environ["CUDA_VISIBLE_DEVICES"], taken) == (visible, [local])
     assert capsys.readouterr().err == ""
+
+
+def test_a_node_of_more_ranks_than_its_share_sees_all_gpus(gpus, monkeypatch):
+    taken = gpus(2)
+    about = {"LOCAL_RANK": 1, "RANK": 3, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2}
+    about |= {"GROUP_RANK": 1, "GROUP_WORLD_SIZE": 2, "CUDA_VISIBLE_DEVICES": "0,1"}
+    for name, value in about.items():
+        monkeypatch.setenv(name, str(value))
+    rank._use_device()
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], taken) == ("0,1", [1])
 
 
 @pytest.mark.parametrize(

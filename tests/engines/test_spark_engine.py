@@ -16,7 +16,6 @@ import pytest
 
 from flyte_jupyter.engines import requirements
 from flyte_jupyter.engines.engine import ClusterSpec
-from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.engines.spark import conf, java, layout, pages, progress, trampoline
 from flyte_jupyter.engines.spark.engine import SparkEngine
 from flyte_jupyter.errors import EngineError, UsageError
@@ -68,8 +67,30 @@ def dynamic(**settings: str) -> Spark:
     return Spark(spark_conf={"spark.dynamicAllocation.enabled": "true", **keys})
 
 
-def test_executors_that_spark_asks_for_have_a_worker_each_as_far_as_there_are_cores():
-    cores = machine_cpus()
+@pytest.fixture
+def machine(monkeypatch):
+    """Take the machine for another."""
+
+    def like(cpus, memory):
+        monkeypatch.setattr(conf, "machine_cpus", lambda: cpus)
+        monkeypatch.setattr(conf, "_machine_memory", lambda: memory)
+        return cpus
+
+    return like
+
+
+def test_executors_that_nobody_asked_for_by_number_are_as_many_as_there_is_room_for(machine):
+    machine(16, 32 * 1024)
+    large = dynamic()
+    large.spark_conf["spark.executor.memory"] = "4g"
+    assert ENGINE.describe(large, None).role("worker").replicas == 7
+    few = dynamic(maxExecutors="4")
+    few.spark_conf["spark.executor.instances"] = "10"
+    assert ENGINE.describe(few, None).role("worker").replicas == 4
+
+
+def test_executors_that_spark_asks_for_have_a_worker_each_as_far_as_there_are_cores(machine):
+    cores = machine(4, 64 * 1024)
     worker = ENGINE.describe(dynamic(minExecutors="0", maxExecutors="1"), None).role("worker")
     assert (worker.replicas, worker.least, worker.most) == (1, None, 1)
     config = dynamic(minExecutors="1", maxExecutors="9999")

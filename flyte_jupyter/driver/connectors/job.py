@@ -121,7 +121,7 @@ class Job:
     async def _watch(self) -> Any:
         from flyteidl2.core.execution_pb2 import TaskExecution
 
-        pause, silent_since = _FIRST, 0.0
+        pause, silent_since, answered = _FIRST, 0.0, time.monotonic()
         while True:
             try:
                 resource = await self._said(
@@ -130,12 +130,13 @@ class Job:
                 phase = self._name_of(resource)
             except ServiceError as error:
                 silent_since = silent_since or time.time()
-                if time.time() - silent_since >= _PATIENCE:
+                # By the clock that stands still while the machine sleeps.
+                if time.monotonic() - answered >= _PATIENCE:
                     raise
                 with contextlib.suppress(Exception):
                     self._view.show_silence(silent_since, str(error))
             else:
-                silent_since = 0.0
+                silent_since, answered = 0.0, time.monotonic()
                 with contextlib.suppress(Exception):  # what cannot be shown is no reason to end it
                     self._view.show(phase, resource, self._masked)
                 final = (TaskExecution.FAILED, TaskExecution.ABORTED)

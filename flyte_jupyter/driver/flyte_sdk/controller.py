@@ -86,7 +86,7 @@ class NotebookController(LocalController):
             values["connector"] = connector_for(_task)
         if context.custom_context:
             values["context"] = dict(context.custom_context)
-        parcel = transfer.pack(values, folder=kernel.folder)
+        parcel = transfer.pack(values, folder=kernel.folder, files=True)
         pending = _Pending(lambda: self._say(run, {"cancel": name}))
         with self._lock:
             self._calls[name] = _Call(run, pending, parcel)

@@ -6,6 +6,7 @@ The values of a cell bring them along, whether or not the cell reads their names
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import pickle
@@ -58,6 +59,8 @@ class PlacingUnpickler(pickle.Unpickler):
         for each in self._made:
             name = getattr(each, "__qualname__", "")
             if getattr(each, "__module__", "") != "__main__" or not name.isidentifier():
+                continue
+            if hasattr(builtins, name):  # the cell means Python's, if it has not said otherwise
                 continue
             # A decorated function and the one inside have one name.
             if name not in found or getattr(each, "__wrapped__", None) is found[name]:

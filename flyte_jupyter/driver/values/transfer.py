@@ -56,6 +56,7 @@ def pack(
     shared: bool = True,
     sent: SentBuffers | None = None,
     folder: Path | None = None,
+    files: bool = False,
 ) -> Parcel:
     """Pickle named values for another process.
 
@@ -70,13 +71,16 @@ def pack(
     folder
         A private folder for files that take the place of memfds where those are not supported.
         Without it, all goes in frames there.
+    files
+        Whether arrays that are files go as these, where the receiver is of this machine. Inputs do;
+        a file of a task may go with its cell.
 
     Raises
     ------
     PackError
         When a value cannot be pickled, or shared memory has no room; nothing is left behind.
     """
-    files = shared
+    files = files and shared
     if memfd_supported():
         folder = None
     elif folder is None:

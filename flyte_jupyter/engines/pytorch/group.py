@@ -165,7 +165,7 @@ class Group:
         if not (said["failures"] and alone):
             return
         of = self._config.max_restarts
-        if self._restarts >= of or any(other.ended for other in self._nodes):
+        if self._restarts >= of or any(map(self._has_left, self._nodes)):
             # Each agent counts the deaths of its own ranks alone, and would go on; or wait for
             # those whose ranks had all ended before.
             self._give_up(said["failures"])
@@ -299,6 +299,11 @@ class Group:
             self._consider()
         else:
             self._loop.call_later(_JUDGEMENT, self._consider)
+
+    def _has_left(self, node: NodeLink) -> bool:
+        """Whether all ranks of a node have gone, and it takes no part in another start."""
+        ranks = [rank for rank in self._present() if rank.node == node.index]
+        return node.ended or (bool(ranks) and all(rank.leaving for rank in ranks))
 
     def _present(self) -> list[RankLink]:
         """Return the ranks of this start of the group, also those that have ended."""

@@ -104,7 +104,9 @@ def be_rank(task: Task, node: int, ipython: DriverShell, environ: dict[str, str]
     # One that comes before there is anything to interrupt waits until there is.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.update(environ)
+    local_imports.install(task.roots)
+    Surroundings(task.roots).follow(task.request["around"])
+    os.environ.update(environ)  # after what the notebook has set: which rank it is, torch says
     os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
     atexit._clear()  # what is registered from here on belongs to the cell
     link = FrameSocket.connect(task.driver)
@@ -172,8 +174,6 @@ class _Rank:
 
     def _prepare(self, main: types.ModuleType) -> dict[str, object]:
         task = self._task
-        local_imports.install(task.roots)
-        Surroundings(task.roots).follow(task.request["around"])
         # Else workers of a data loader make folders for their sockets elsewhere, and a SIGKILL
         # leaves them there.
         process: Any = multiprocessing.current_process()
@@ -243,9 +243,10 @@ def _use_device() -> None:
         gpus = "1 GPU" if count == 1 else f"{count} GPUs"
         print(f"{world} ranks share {gpus} of this machine.", file=sys.stderr)
     own = visible_gpus(count)
-    if nodes > 1:
+    share = share_of_node(own, int(os.environ["GROUP_RANK"]), nodes)
+    if nodes > 1 and len(share) >= int(os.environ["LOCAL_WORLD_SIZE"]):
         # Before CUDA is begun with: from then on the node has no others, as in a pod of its own.
-        own = share_of_node(own, int(os.environ["GROUP_RANK"]), nodes)
+        own = share
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % len(own))
 

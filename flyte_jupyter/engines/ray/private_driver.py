@@ -13,6 +13,7 @@ Contract tests fail loudly when a new Ray changes one of:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -115,7 +116,8 @@ def _telling(submit: Any, tell: Told) -> Any:
         # An interrupt between the two would leave behind what nobody knows of.
         with interrupts.held():
             given = submit(remote, *args, **options)
-            tell(_name(remote, options), given, options)
+            with contextlib.suppress(Exception):  # it has been submitted, noted or not
+                tell(_name(remote, options), given, options)
         return given
 
     return submit_and_tell
@@ -130,11 +132,14 @@ def _name(remote: Any, options: Mapping[str, Any]) -> str:
 
 
 def object_ids(given: Any) -> list[bytes]:
-    """Return the id of one of the refs that a submission has given, if any: it names the task."""
+    """Return the id of one of the refs that a submission has given, if any: it names the task.
+
+    Ray Client has refs of a kind of its own, for tasks that another process submits.
+    """
     if isinstance(given, ray.ObjectRefGenerator):
         return [given._generator_ref.binary()]
     refs = given if isinstance(given, list) else [given]
-    return [ref.binary() for ref in refs[:1] if isinstance(ref, ray.ObjectRef)]
+    return [ref.binary() for ref in refs[:1] if type(ref) is ray.ObjectRef]
 
 
 def present_task() -> Any:
@@ -151,6 +156,12 @@ def unfinished(objects: Collection[bytes], parents: Collection[Any]) -> set[byte
         task.binary() for parent in parents for task in worker.get_pending_children_task_ids(parent)
     }
     return {found for found in objects if found[: ray.TaskID.size()] in pending}
+
+
+def remove_group(group: PlacementGroup) -> None:
+    """Give back what a placement group holds, unless it has a name by which others find it."""
+    if not ray.util.placement_group_table(group).get("name"):
+        ray.util.remove_placement_group(group)
 
 
 def kill_actor(actor: Any) -> None:

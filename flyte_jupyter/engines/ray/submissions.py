@@ -84,7 +84,7 @@ class Submissions:
             if not options.get("name") and not options.get("lifetime"):
                 submitted.actors.append(given._actor_id)
         elif isinstance(given, PlacementGroup):
-            submitted.has_groups = True
+            submitted.groups.append(given)
         elif tasks := private_driver.object_ids(given):
             submitted.add(tasks)
 
@@ -99,7 +99,7 @@ class _Submitted:
         self.context = contextvars.copy_context()
         self.names: set[str] = set()
         self.actors: list[Any] = []
-        self.has_groups = False
+        self.groups: list[PlacementGroup] = []
         self._tasks: set[bytes] = set()
         self._parents: set[Any] = set()
         self._most = _FEW
@@ -116,8 +116,10 @@ class _Submitted:
 
     def goes_on(self) -> bool:
         """Whether some of it has not ended, as far as that can be told."""
+        if not ray.is_initialized():
+            return False
         with self._lock:
-            return self.has_groups or bool(self._unfinished())
+            return bool(self.groups or self._unfinished())
 
     def end(self, error: BaseException | None) -> None:
         """End what has not ended, of a run that has kept nothing of it."""
@@ -130,16 +132,22 @@ class _Submitted:
         for actor in self.actors:
             with contextlib.suppress(*_GONE):
                 private_driver.kill_actor(actor)
+        for group in self.groups:
+            with contextlib.suppress(*_GONE):
+                private_driver.remove_group(group)
         if tasks:
-            timer = threading.Timer(_GRACE, self._insist, (tasks,))
+            job = private_driver.present_job()
+            timer = threading.Timer(_GRACE, self._insist, (tasks, job))
             timer.daemon = True
             timer.start()
 
     def _unfinished(self) -> set[bytes]:
         return private_driver.unfinished(self._tasks, self._parents)
 
-    def _insist(self, tasks: list[Any]) -> None:
+    def _insist(self, tasks: list[Any], job: str | None) -> None:
         for task in tasks:
+            if private_driver.present_job() != job:
+                return  # it has been left, and asking would begin another
             with contextlib.suppress(Exception):  # it has ended, or its job; the others go on
                 ray.cancel(task, force=True)
 

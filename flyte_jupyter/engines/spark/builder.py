@@ -19,6 +19,7 @@ from flyte_jupyter.engines.spark import conf
 _NAME = "spark.app.name"
 _PREFIXES = ("spark.executorEnv.",)
 """Settings of a context that are not known to it by their whole names."""
+_ELSEWHERE = {"spark.executor.instances": "Spark(spark_conf=...) and %flyte scale say how many"}
 _said: set[str] = set()
 
 
@@ -57,12 +58,17 @@ def _late(session: Any, options: dict[str, Any]) -> Iterator[str]:
         if key == _NAME or not of_context or session.conf.isModifiable(key):
             continue
         default = entry.defaultValueString() if entry is not None else None
-        if made.get(key, default) != value:
+        if not _same(made.get(key, default), value):
             yield key
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two texts of a setting mean the same, as far as their letters tell."""
+    return str(one).strip().lower() == str(other).strip().lower()
+
+
 def _tell(late: set[str]) -> None:
-    reasons = conf.ignored(dict.fromkeys(sorted(late - _said), ""))
+    reasons = {**_ELSEWHERE, **conf.ignored(dict.fromkeys(sorted(late - _said), ""))}
     for key in sorted(late - _said):
         reason = (
             reasons.get(key) or "put it into Spark(spark_conf=...), which the session begins with"

@@ -111,14 +111,17 @@ def read(conf: Mapping[str, str]) -> Shape:
     least = _count(conf, f"{_DYNAMIC}.minExecutors", 0) if dynamic else 0
     most = _count(conf, f"{_DYNAMIC}.maxExecutors") if dynamic else 0
     executors = _count(conf, "spark.executor.instances") or (0 if dynamic else EXECUTORS)
-    if dynamic:
-        executors = max(executors, least, _count(conf, f"{_DYNAMIC}.initialExecutors", 0))
-        executors = max(executors, min(most or machine_cpus(), machine_cpus() // (cores or 1)), 1)
     heap = _size(conf, "spark.executor.memory") or 1024
     beside = _size(conf, "spark.executor.memoryOverhead") or max(_OVERHEAD, heap // 10)
     beside += _size(conf, "spark.executor.pyspark.memory")
     beside += _size(conf, "spark.memory.offHeap.size", "b")
     driver = _size(conf, "spark.driver.memory") or 1024
+    if dynamic:
+        executors = max(executors, least, _count(conf, f"{_DYNAMIC}.initialExecutors", 0))
+        # What nobody has asked for by number is what there is room for.
+        room = min(machine_cpus() // (cores or 1), (_machine_memory() - driver) // heap)
+        executors = max(executors, min(most or room, room), 1)
+        executors = min(executors, max(most, least)) if most else executors
     _check_memory(executors, heap, driver)
     share = max(1, machine_cpus() // executors)
     size = cores or share, not cores, heap, heap + beside
@@ -220,8 +223,12 @@ def _size(conf: Mapping[str, str], key: str, unit: str = "m") -> int:
     return int(match[1]) * _UNITS[match[2] or unit] // _MIB
 
 
+def _machine_memory() -> int:
+    return int(psutil.virtual_memory().total // _MIB)
+
+
 def _check_memory(executors: int, heap: int, driver: int) -> None:
-    total = psutil.virtual_memory().total // _MIB
+    total = _machine_memory()
     if executors * heap + driver > total:
         asked = f"{executors} executors of {heap} MiB and a driver of {driver} MiB"
         raise EngineError(

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_jupyter.cells.local_modules import LocalModules
 from flyte_jupyter.config import FlyteJupyter
-from flyte_jupyter.driver.flyte_sdk.overrides import not_honoured
 from flyte_jupyter.driver.relay import Sink
 from flyte_jupyter.errors import ClusterError
 from flyte_jupyter.images.recipe import image_of, is_image
@@ -425,6 +424,8 @@ class Session:
         if context:
             task = replace(task, values={**task.values, "context": dict(context)})
         declared = functions.environment_of(function, self.namespace, self.declared)
+        from flyte_jupyter.driver.flyte_sdk.overrides import not_honoured  # there is Flyte by now
+
         self._name_ignored_of_task(task.name, not_honoured(function))
         return self.submit(declared, task, sink=sink)
 

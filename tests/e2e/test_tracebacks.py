@@ -146,9 +146,3 @@ def test_a_name_that_was_not_bound_after_all_is_named(plain):
 
 def test_a_syntax_error_found_at_run_time(plain):
     assert plain.fail(task("exec('def f(:')")).name == "SyntaxError"
-
-
-def test_a_failed_cell_returns_nothing(plain):
-    plain.run("half = 0")
-    plain.fail(task("half = 1\n1/0", "-o half"))
-    assert plain.value("half") == 0

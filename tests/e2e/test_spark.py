@@ -186,9 +186,10 @@ def test_an_error_of_the_analysis_is_one_that_the_notebook_can_catch(spark):
         "try:\n    get_ipython().run_cell_magic("
         "'flyte_task', 'env', 'spark.range(1).select(\"nope\")')\n"
         "except AnalysisException as error:\n"
-        "    print(error.getCondition(), error.getMessageParameters()['objectName'])"
+        "    print(error.getCondition(), error.getMessageParameters()['objectName'])\n"
+        "    print(str(error).count(error.getCondition()))"
     )
-    assert told.stdout == "UNRESOLVED_COLUMN.WITH_SUGGESTION `nope`\n"
+    assert told.stdout == "UNRESOLVED_COLUMN.WITH_SUGGESTION `nope`\n1\n"
 
 
 def test_an_error_in_an_executor_shows_its_line(spark):

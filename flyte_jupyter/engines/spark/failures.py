@@ -114,6 +114,8 @@ def rebuild(name: str, text: str, condition: tuple[Any, ...] = ()) -> Exception:
 
     kind = getattr(pyspark.errors, name, None)
     if isinstance(kind, type) and issubclass(kind, pyspark.errors.PySparkException):
-        error: Exception = kind(text, *condition)
+        # It puts its condition before what it says by itself.
+        own = text.removeprefix(f"[{condition[0]}] ") if condition else text
+        error: Exception = kind(own, *condition)
         return error
     return RemoteError(name, seen=text)

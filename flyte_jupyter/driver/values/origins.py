@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import types
 import uuid
 import weakref
 from collections.abc import Callable
@@ -33,6 +34,8 @@ def reduced_by_name(function: Any, reduced: Any) -> Any:
 def _has_state(function: Any) -> bool:
     """Whether a task may have changed something that belongs to a function alone."""
     inner = inspect.unwrap(function)
+    if not isinstance(inner, types.FunctionType):
+        return True
     defaults = (*(inner.__defaults__ or ()), *(inner.__kwdefaults__ or {}).values())
     return (
         inner.__closure__ is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flyte_jupyter.driver.refs import RefStore, size_of
+from flyte_jupyter.driver.replies import check_bound
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.transfer import PackError, Parcel
 from flyte_jupyter.driver.wire import RefInfo, TaskRequest
@@ -47,9 +48,10 @@ def give_back(
     asked = [*request["returns"], *request["keeps"]]
     values = {name: namespace[name] for name in request["returns"] if name in namespace}
     made = _pack(values, folder)
-    if unbound := [name for name in asked if name not in namespace]:
-        listed = ", ".join(f"`{name}`" for name in unbound)
-        made.problem = NameError(f"the cell ended without binding {listed}")
+    try:
+        check_bound(asked, namespace)
+    except NameError as unbound:
+        made.problem = unbound
     if request["code"] and not request["call"]:  # of whose one value nobody could take hold
         kept = [n for n in asked if n in namespace and n not in made.parcel.sizes]
         made.refs = {name: store.keep(namespace[name]) for name in kept}

@@ -101,6 +101,15 @@ def test_a_run_that_fails_gives_back_what_its_placement_groups_hold(ray_book):
     assert ray_book.task(IS_FREE).result == "'free'"
 
 
+def test_tasks_whose_refs_nobody_holds_end_with_a_run_that_fails(ray_book):
+    body = RAY + (
+        "for _ in range(3):\n    ray.remote(lambda: time.sleep(3600)).remote()\n"
+        "time.sleep(1)\n1 / 0"
+    )
+    assert ray_book.fail(task(body)).name == "ZeroDivisionError"
+    assert ray_book.task(IS_FREE).result == "'free'"
+
+
 def test_a_time_limit_ends_what_the_cell_has_submitted(ray_book):
     body = RAY + "ray.get([ray.remote(lambda: time.sleep(3600)).remote() for _ in range(3)])"
     assert ray_book.fail(task(body, "--timeout 1")).name == "TaskTimeout"

@@ -93,7 +93,13 @@ def test_submissions_can_be_heard_of_and_what_has_not_ended_can_be_found():
     kinds = (ray.remote_function.RemoteFunction, ray.actor.ActorMethod, ray.actor.ActorClass)
     for kind in kinds:
         assert "self._remote(" in inspect.getsource(kind)
-    for name in ("kill_actor", "get_current_task_id", "get_pending_children_task_ids"):
+    for name in (
+        "kill_actor",
+        "get_current_task_id",
+        "get_pending_children_task_ids",
+        "serialize_object_ref",
+        "deserialize_and_register_object_ref",
+    ):
         assert callable(getattr(_raylet.CoreWorker, name))
     assert "_generator_ref" in inspect.getsource(ray.cancel)
     from ray.util.placement_group import PlacementGroup

@@ -6,8 +6,9 @@ Contract tests fail loudly when a new Ray changes one of:
 - `ray._private.ray_constants`: the marks in what workers print
 - `ray._private.worker.print_to_stdstream`, which formats what workers print, the deduplicators, and
   `global_worker_stdstream_dispatcher`, which hands it that; `ray._private.worker._global_node`
-- `_remote` of remote functions, actor classes and their methods, `CoreWorker.kill_actor` and
-  `CoreWorker.get_pending_children_task_ids`; `PlacementGroup.__init__`
+- `_remote` of remote functions, actor classes and their methods; `PlacementGroup.__init__`
+- `CoreWorker`: `kill_actor`, `get_pending_children_task_ids`, `get_current_task_id`,
+  `serialize_object_ref` and `deserialize_and_register_object_ref`
 - `ray.cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES`, a registry of Ray's own
 """
 
@@ -156,6 +157,23 @@ def unfinished(objects: Collection[bytes], parents: Collection[Any]) -> set[byte
         task.binary() for parent in parents for task in worker.get_pending_children_task_ids(parent)
     }
     return {found for found in objects if found[: ray.TaskID.size()] in pending}
+
+
+def refs_of(objects: Collection[bytes]) -> list[ray.ObjectRef]:
+    """Return refs of this process's objects by which their tasks can be cancelled.
+
+    Ray cancels what somebody holds a ref of, and nobody may any more. They are told to it as it is
+    told of refs that come with a pickle.
+    """
+    if not objects:
+        return []
+    worker = ray._private.worker.global_worker.core_worker
+    *_, owner, status = worker.serialize_object_ref(ray.put(None))
+    refs = [ray.ObjectRef(found) for found in objects]
+    for ref in refs:
+        # One that is held already stays as it is.
+        worker.deserialize_and_register_object_ref(ref.binary(), ray.ObjectRef.nil(), owner, status)
+    return refs
 
 
 def remove_group(group: PlacementGroup) -> None:

@@ -22,8 +22,8 @@ from flyte_jupyter.engines.ray.demands import Look
 _GRACE = 3.0
 """Seconds that a task has to take notice, before the worker that runs it is ended."""
 _GONE = (TypeError, ValueError, ray.exceptions.RayError)
-"""What Ray raises of a task that nobody holds a ref of, of one of an actor's that is to be forced,
-and of all that is of a job which has been left."""
+"""What Ray raises of a task of an actor's that is to be forced, and of all that is of a job which
+has been left."""
 _FEW = 1000
 """So many tasks are remembered without a look which of them have ended."""
 
@@ -126,7 +126,7 @@ class _Submitted:
         if error is None or not ray.is_initialized():
             return
         with self._lock:
-            tasks = [ray.ObjectRef(task) for task in self._unfinished()]
+            tasks = private_driver.refs_of(self._unfinished())
         for task in tasks:
             _cancel(task, force=False)
         for actor in self.actors:

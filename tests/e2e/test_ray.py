@@ -263,6 +263,8 @@ def test_the_dashboard_opens_for_who_has_its_link_and_for_nobody_else(ray_book):
     assert "jobs submitted to it do not work" in shown.stdout + shown.stderr
     there = "[status(link + p) for p in ('', 'api/cluster_status', 'nodes?view=summary')]"
     assert ray_book.run(there, timeout=110).result == "[200, 200, 200]"
+    # It is killed in the end: what it makes for itself has to go with the cluster's folder.
+    assert [f for folder in leaks.folders() for f in folder.rglob("pymp-*")]
     # Of a node that another test has killed Ray hears only when it does not answer for a while.
     body = (
         "import time\nfrom ray.util.state import list_nodes\n"

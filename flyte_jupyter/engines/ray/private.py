@@ -113,6 +113,8 @@ class LocalNode(ray._private.node.Node):
         space = ray._private.ray_constants.KV_NAMESPACE_DASHBOARD
         self.get_gcs_client().internal_kv_del(_DASHBOARD, False, space)  # Ray waits for another
         self.all_processes.pop(ray._private.ray_constants.PROCESS_TYPE_DASHBOARD, None)
+        # The dashboard is killed in the end, and what it puts there goes with the cluster.
+        os.environ["TMPDIR"] = str(self._ray_params.temp_dir)
         super().start_api_server(include_dashboard=True, raise_on_failure=True)
         return str(self.webui_url)
 

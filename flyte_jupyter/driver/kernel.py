@@ -60,6 +60,7 @@ class DriverKernel(IPythonKernel):
         self.surroundings = Surroundings(())
         self.kept = KeptBuffers()
         self.sent: dict[str, Parcel | forwarding.Forwarded] = {}
+        self._returned: dict[str, dict[str, Any]] = {}
         self.collector = Collector()
         self.task_socket: zmq.Socket[bytes] | None = None
         self.requests: Requests | None = None
@@ -207,6 +208,7 @@ class DriverKernel(IPythonKernel):
     ) -> tuple[TaskReply, list[Any]]:
         if content["code"]:  # else a ref's value is fetched, and nothing runs
             self.live.release()
+            self._returned.clear()
             if self.member.args["run"]:
                 return await self._perform_elsewhere(content, buffers, parent)
         main = shell.new_main()
@@ -222,6 +224,8 @@ class DriverKernel(IPythonKernel):
         self.connect()
         self.have_calls_answered()
         self._follow(content)
+        if not content["code"]:  # what the notebook could not rebuild may be asked for again
+            inputs |= self._returned.pop(content["run"], {})
         inputs = {**self.provided, **inputs}
         with (
             shell.fresh_namespace(self.shell, {} if content["call"] else inputs, main) as namespace,
@@ -231,12 +235,16 @@ class DriverKernel(IPythonKernel):
 
             work = Work(content, pickle.loads(buffers[0]), inputs, self.folder / "data")
             ending = await perform_on_main(self.shell, work, namespace)
-            if ending.error is None:
-                return self._answer(content, give_back(content, namespace, self.refs, self.folder))
-            if content["call"]:
+            if content["call"] and ending.error is not None:
                 return self._failure(ending.error, "cell", ending.traceback)
-            saved = salvage(content, namespace, inputs, self.refs, self.folder)
-            return self._answer(content, saved, ending)
+            if ending.error is None:
+                returned = give_back(content, namespace, self.refs, self.folder)
+            else:
+                returned = salvage(content, namespace, inputs, self.refs, self.folder)
+            if content["code"] and not content["call"] and returned.parcel.sizes:
+                values = {name: namespace[name] for name in returned.parcel.sizes}
+                self._returned[content["run"]] = values
+            return self._answer(content, returned, ending)
 
     def learn(self, cells: dict[str, tuple[int, str]]) -> None:
         """Take the text of the notebook's cells, for tracebacks."""
@@ -315,8 +323,10 @@ class DriverKernel(IPythonKernel):
     # -- housekeeping -----------------------------------------------------------------------
 
     def _let_go(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
-        """Let go of what a run returned, for it has been mapped; on the control thread."""
+        """Let go of what a run returned, for it has been received; on the control thread."""
         del stream, ident
+        # The values' own code may run as they go: on the main thread, where they were made.
+        self.io_loop.add_callback(self._returned.pop, parent["content"]["run"], None)
         if parcel := self.sent.pop(parent["content"]["run"], None):
             parcel.close()
 

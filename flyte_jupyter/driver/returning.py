@@ -52,9 +52,10 @@ def give_back(
         check_bound(asked, namespace)
     except NameError as unbound:
         made.problem = unbound
-    if request["code"] and not request["call"]:  # of whose one value nobody could take hold
-        kept = [n for n in asked if n in namespace and n not in made.parcel.sizes]
-        made.refs = {name: store.keep(namespace[name]) for name in kept}
+    # Of the one value of a function, and of what is fetched without code, nobody could take hold.
+    held = asked if request["code"] and not request["call"] else request["keeps"]
+    kept = [n for n in held if n in namespace and n not in made.parcel.sizes]
+    made.refs = {name: store.keep(namespace[name]) for name in kept}
     return made
 
 

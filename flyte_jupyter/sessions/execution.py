@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import linecache
 import queue
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from flyte_jupyter.driver.client import DriverClient, Hearing
 from flyte_jupyter.driver.relay import Sink
-from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.kept import KeptBufferError
 from flyte_jupyter.driver.values.segments import SegmentError
-from flyte_jupyter.driver.values.transfer import Parcel, UnpackError
+from flyte_jupyter.driver.values.transfer import Parcel
 from flyte_jupyter.driver.wire import TaskReply, TaskRequest
 from flyte_jupyter.errors import (
     ClusterError,
@@ -27,6 +26,7 @@ from flyte_jupyter.errors import (
 from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.nesting import Nesting, Runs
+from flyte_jupyter.sessions.outputs import Outputs
 from flyte_jupyter.sessions.packing import Packed, pack_for
 from flyte_jupyter.sessions.refs import Ref
 from flyte_jupyter.sessions.remote_errors import rebuild, with_traceback
@@ -53,23 +53,6 @@ class Owner(Protocol):
 
     async def replace(self, lost: Cluster) -> Cluster:
         """Return the cluster that has taken the place of a lost one, or start it."""
-
-
-class _Home:
-    """What a ref knows of where it comes from; `refs.Home` says what it is for."""
-
-    def __init__(self, cluster: Cluster, client: DriverClient, owner: Owner) -> None:
-        self._cluster, self._client, self._owner = cluster, client, owner
-
-    @property
-    def driver(self) -> str:
-        return self._cluster.driver
-
-    def fetch(self, ref: Ref) -> Any:
-        return self._owner.fetch(self._cluster, ref)
-
-    def drop(self, ref: str) -> None:
-        self._client.drop(ref)
 
 
 class _Limit:
@@ -325,7 +308,7 @@ class Execution:
             )
             if self._killer:
                 self._killer.cancel()  # it has answered: what it called may still have to be ended
-            self._receive(reply, buffers, client)
+            await self._receive(reply, buffers, client)
         except DriverLost:
             self._explain_loss()
             raise
@@ -361,38 +344,40 @@ class Execution:
 
     # -- what comes back --------------------------------------------------------------------
 
-    def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
+    async def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
+        outputs = Outputs(self.run, self.cluster, client, self._owner, self._ask_more)
         if reply["status"] == "error":
             if reply.get("outputs"):
-                with contextlib.suppress(UnpackError, SegmentError):  # the error says more
-                    self._take_outputs(reply, buffers, client)
-                self._say_what_stayed(reply)
+                with contextlib.suppress(SegmentError):  # the error says more
+                    await outputs.take(reply, buffers)
+                self._say_what_stayed()
             self._hopeless = reply["where"] == "outputs"
             raise self._error(reply, buffers)
-        self._take_outputs(reply, buffers, client)
+        if problem := await outputs.take(reply, buffers):
+            self._hopeless = True  # another attempt would give the same
+            self._say_what_stayed()
+            raise problem
         if self._timed_out:  # the code has caught the interrupt, and returned what it had
             raise self._timeout_error()
 
-    def _take_outputs(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
-        home = _Home(self.cluster, client, self._owner)
-        refs = {n: Ref(info, home, self.environment.name) for n, info in reply["refs"].items()}
-        self.run.outputs = dict(refs)
-        try:
-            own = buffers[reply.get("before", 0) :]
-            values = transfer.unpack(reply["outputs"], own, keep_classes=True)
-        except UnpackError:
-            self._hopeless = True  # another attempt would give the same
-            raise
-        finally:
-            if reply["outputs"]["segments"]:
-                client.received(self.run.id)
-        self.run.outputs = {**values, **refs}
-        self.run.payload = reply.get("payload", [])
+    async def _ask_more(
+        self, values: dict[str, Any], *, returns: Sequence[str] = (), keeps: Sequence[str] = ()
+    ) -> tuple[TaskReply, list[Any]]:
+        """Ask the driver for values; nothing of the user's runs."""
+        assert self._client is not None
+        with contextlib.closing(
+            pack_for(self.cluster, values, self._owner.local_modules).parcel
+        ) as parcel:
+            request = self._request(parcel)
+            request |= {"code": "", "returns": list(returns), "keeps": list(keeps)}
+            declaration = self.environment.declaration(self.run.task.connectors)
+            return await self._client.run(request, [declaration, *parcel.frames], self.sink)
 
-    def _say_what_stayed(self, reply: TaskReply) -> None:
-        asked = self.run.task.returns
-        if stayed := ", ".join(f"`{name}`" for name in reply["refs"] if name in asked):
-            self.sink.stream("stderr", f"{stayed}: kept in the driver, and here as a ref.\n")
+    def _say_what_stayed(self) -> None:
+        stayed = [n for n in self.run.task.returns if isinstance(self.run.outputs.get(n), Ref)]
+        if stayed:
+            names = ", ".join(f"`{name}`" for name in stayed)
+            self.sink.stream("stderr", f"{names}: kept in the driver, and here as a ref.\n")
 
     def _error(self, reply: TaskReply, buffers: list[Any]) -> BaseException:
         if self._timed_out:
@@ -516,7 +501,7 @@ class Relayed(Execution):
         self.answer = None
         await super()._attempt(parcel)
 
-    def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
+    async def _receive(self, reply: TaskReply, buffers: list[Any], client: DriverClient) -> None:
         if not self._timed_out:
             self.answer = reply, buffers
         elif reply["status"] == "ok":  # as for others, but what it returned is still over there

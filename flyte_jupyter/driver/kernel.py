@@ -10,13 +10,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import functools
 import os
 import pickle
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,7 +61,7 @@ class DriverKernel(IPythonKernel):
         self.surroundings = Surroundings(())
         self.kept = KeptBuffers()
         self.sent: dict[str, Parcel | forwarding.Forwarded] = {}
-        self._returned: dict[str, dict[str, Any]] = {}
+        self._returned: dict[str, Callable[[], dict[str, Any]]] = {}
         self.collector = Collector()
         self.task_socket: zmq.Socket[bytes] | None = None
         self.requests: Requests | None = None
@@ -225,7 +226,7 @@ class DriverKernel(IPythonKernel):
         self.have_calls_answered()
         self._follow(content)
         if not content["code"]:  # what the notebook could not rebuild may be asked for again
-            inputs |= self._returned.pop(content["run"], {})
+            inputs |= self._returned.pop(content["run"], dict)()
         inputs = {**self.provided, **inputs}
         with (
             shell.fresh_namespace(self.shell, {} if content["call"] else inputs, main) as namespace,
@@ -238,12 +239,12 @@ class DriverKernel(IPythonKernel):
             if content["call"] and ending.error is not None:
                 return self._failure(ending.error, "cell", ending.traceback)
             if ending.error is None:
-                returned = give_back(content, namespace, self.refs, self.folder)
+                returned = give_back(content, namespace, self.folder)
             else:
-                returned = salvage(content, namespace, inputs, self.refs, self.folder)
+                returned = salvage(content, namespace, inputs, self.folder)
             if content["code"] and not content["call"] and returned.parcel.sizes:
                 values = {name: namespace[name] for name in returned.parcel.sizes}
-                self._returned[content["run"]] = values
+                self._returned[content["run"]] = values.copy
             return self._answer(content, returned, ending)
 
     def learn(self, cells: dict[str, tuple[int, str]]) -> None:
@@ -292,7 +293,8 @@ class DriverKernel(IPythonKernel):
         if parcel.header["segments"]:  # else the reply holds it all, and no word of it will come
             self.sent[content["run"]] = parcel
         reply["payload"] = shell.take_payload(self.shell)
-        reply |= {"outputs": parcel.header, "refs": returned.refs, "before": len(frames)}
+        refs = {name: self.refs.keep(value) for name, value in returned.kept.items()}
+        reply |= {"outputs": parcel.header, "refs": refs, "before": len(frames)}
         return reply, [*frames, *parcel.frames]
 
     async def _perform_elsewhere(
@@ -311,8 +313,12 @@ class DriverKernel(IPythonKernel):
             outcome: Outcome = await named(self.member.args["run"])(job)
         finally:
             inputs.close()
-        if outcome.outputs is not None and outcome.outputs.header["segments"]:
-            self.sent[content["run"]] = outcome.outputs
+        if (outputs := outcome.outputs) is not None:
+            self._returned[content["run"]] = functools.partial(
+                transfer.unpack, outputs.header, outputs.frames
+            )
+            if outputs.header["segments"]:
+                self.sent[content["run"]] = outputs
         return outcome.reply, list(outcome.frames)
 
     def _failure(

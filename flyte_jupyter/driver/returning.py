@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flyte_jupyter.driver.refs import RefStore, size_of
+from flyte_jupyter.driver.refs import size_of
 from flyte_jupyter.driver.replies import check_bound
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.transfer import PackError, Parcel
-from flyte_jupyter.driver.wire import RefInfo, TaskRequest
+from flyte_jupyter.driver.wire import TaskRequest
 
 _AT_ONCE = 64 * 2**20
 """Bytes of a value that a failed cell gives back at once; larger ones wait to be fetched."""
@@ -30,32 +30,29 @@ class Returned:
     ----------
     parcel
         By value.
-    refs
+    kept
         What stays, by name.
     problem
         Why something that was asked for by value does not go back so.
     """
 
     parcel: Parcel
-    refs: dict[str, RefInfo] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
     problem: Exception | None = None
 
 
-def give_back(
-    request: TaskRequest, namespace: Mapping[str, Any], store: RefStore, folder: Path
-) -> Returned:
+def give_back(request: TaskRequest, namespace: Mapping[str, Any], folder: Path) -> Returned:
     """Return what a cell that ended well was asked for; also if it has not bound it all."""
     asked = [*request["returns"], *request["keeps"]]
     values = {name: namespace[name] for name in request["returns"] if name in namespace}
-    made = _pack(values, folder)
+    made = pack_possible(values, folder)
     try:
         check_bound(asked, namespace)
     except NameError as unbound:
         made.problem = unbound
     # Of the one value of a function, and of what is fetched without code, nobody could take hold.
     held = asked if request["code"] and not request["call"] else request["keeps"]
-    kept = [n for n in held if n in namespace and n not in made.parcel.sizes]
-    made.refs = {name: store.keep(namespace[name]) for name in kept}
+    made.kept = {n: namespace[n] for n in held if n in namespace and n not in made.parcel.sizes}
     return made
 
 
@@ -63,14 +60,13 @@ def salvage(
     request: TaskRequest,
     namespace: Mapping[str, Any],
     before: Mapping[str, Any],
-    store: RefStore,
     folder: Path,
 ) -> Returned:
     """Return what a cell that failed has bound of what it was asked for.
 
     Parameters
     ----------
-    request, namespace, store, folder
+    request, namespace, folder
         As for `give_back`.
     before
         What was bound before it ran: of that nothing goes back.
@@ -83,13 +79,12 @@ def salvage(
     }
     # Whoever has interrupted it does not wait for long.
     small = {n: bound[n] for n in request["returns"] if n in bound and size_of(bound[n]) < _AT_ONCE}
-    made = _pack(small, folder)
-    kept = [name for name in bound if name not in made.parcel.sizes]
-    made.refs = {name: store.keep(bound[name]) for name in kept}
+    made = pack_possible(small, folder)
+    made.kept = {name: value for name, value in bound.items() if name not in made.parcel.sizes}
     return made
 
 
-def _pack(values: dict[str, Any], folder: Path) -> Returned:
+def pack_possible(values: dict[str, Any], folder: Path) -> Returned:
     """Pack all values that can be packed."""
     problem: Exception | None = None
     while True:

@@ -104,7 +104,8 @@ class Outputs:
         return problem
 
     def _refs(self, reply: TaskReply) -> dict[str, Any]:
-        return {n: Ref(info, self._home, self._environment) for n, info in reply["refs"].items()}
+        told = reply.get("refs", {})  # none where it could not even be asked for
+        return {n: Ref(info, self._home, self._environment) for n, info in told.items()}
 
     async def _one_by_one(self, names: Sequence[str]) -> dict[str, object]:
         values: dict[str, Any] = {}

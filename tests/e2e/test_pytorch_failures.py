@@ -128,6 +128,42 @@ def test_an_interrupt_ends_all_ranks_and_nothing_else(torch, body):
     assert all_reduce(torch) == [3.0, 3.0]
 
 
+def test_an_interrupt_leaves_what_rank_0_has_bound_so_far(torch):
+    body = GROUP + "import time\nmodel, log = [rank], [rank, 2]\nprint('in')\ntime.sleep(600)"
+    cell = torch.submit(task(body, "-o model -r log"))
+    torch.until_printed(cell)
+    torch.interrupt()
+    assert torch.wait(cell).error.name == "KeyboardInterrupt"
+    assert torch.value("model, log.get()") == ([0], [0, 2])
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_so_does_a_failure_of_any_rank(torch, failing):
+    body = f"{GROUP}model = [rank, {failing}]\nif rank == {failing}: 1 / 0\ndist.barrier()"
+    cell = torch.wait(torch.submit(task(body, "-o model")))
+    assert cell.error.name == "ZeroDivisionError"
+    assert f"raised on rank {failing} of 2" in cell.error.traceback
+    assert torch.value("model") == [0, failing]
+
+
+def test_one_value_that_cannot_be_pickled_costs_no_other(torch):
+    body = "model, log, kept = [1], (x for x in [2]), [3]"
+    error = torch.fail(task(body, "-o model,log -r kept"))
+    assert "`log` (generator) cannot be pickled" in error.value
+    assert torch.value("model, kept.get()") == ([1], [3])
+
+
+def test_one_that_cannot_be_rebuilt_stays_in_the_driver(torch):
+    body = (
+        "import os\ndef rebuild():\n    os.environ['FLYTE_JUPYTER_CLUSTER']\n    return Model()\n"
+        "class Model:\n    def __reduce__(self):\n        return rebuild, ()\n"
+        "model, other = Model(), [2] * 200_000"
+    )
+    error = torch.fail(task(body, "-o model,other"))
+    assert "`model` cannot be rebuilt" in error.value
+    assert torch.value("len(other), type(model).__name__") == (200_000, "Ref")
+
+
 def test_ranks_that_ignore_an_interrupt_are_ended_and_the_driver_stays(torch):
     driver = torch.process("driver").pid
     torch.task("held = 5", "-r held")

@@ -13,7 +13,7 @@ import pickle
 import secrets
 import signal
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from flyte_jupyter.driver.job import Job, Outcome
 from flyte_jupyter.driver.values import transfer
@@ -23,19 +23,16 @@ from flyte_jupyter.engines.pytorch.failures import crashed, note_of_early_end, n
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, SAY, FrameSocket
 from flyte_jupyter.engines.pytorch.links import NodeLink, RankLink
 from flyte_jupyter.engines.pytorch.screen import Screen, shown_ranks
-from flyte_jupyter.engines.pytorch.taking import Taken
+from flyte_jupyter.engines.pytorch.taking import Taken, end_of
 from flyte_jupyter.engines.quantities import machine_cpus
 from flyte_jupyter.errors import ClusterError, TaskTimeout, one_line
-
-if TYPE_CHECKING:
-    from flyte_jupyter.driver.wire import TaskReply
 
 _JUDGEMENT = 0.05
 """Seconds after an exception in which the death of another rank may show as its cause."""
 _EARLY = 5.0
 """Seconds after which a rank that has ended does not wait for the others any more."""
 _LAST_WORDS = 1.0
-"""Seconds that ranks have, after an interrupt, once the first of them has ended."""
+"""Seconds that ranks have once one of them has failed or, after an interrupt, has ended."""
 _IGNORED = 5.0
 """Seconds after which ranks that all ignore an interrupt are ended."""
 _LOSSES = 3
@@ -290,6 +287,7 @@ class Group:
         if self._interrupted:
             first = not any(r.over for r in self._ranks)
             rank.over = True
+            self._salvage(rank)
             rank.leave()  # its connections go with it, and free who waits at the other end
             if first:
                 self._loop.call_later(_LAST_WORDS, self._stop)
@@ -329,8 +327,35 @@ class Group:
             self._succeed(present)
 
     def _fail(self, rank: RankLink) -> None:
+        """End as a rank did, with what rank 0 has bound, where that has ended too."""
         rank.drain()
-        self._set(Outcome(cast("TaskReply", rank.reply), rank.frames))
+        if self._await_first(rank):
+            return
+        for other in self._present():
+            self._salvage(other)
+        taken, self._taken = self._taken, None
+        outcome = Outcome(*end_of(rank))
+        if taken:
+            with contextlib.suppress(Exception):  # a user's object: the error says more
+                outcome = taken.outcome(self.job.keep, outcome.reply, outcome.frames)
+        self._set(outcome)
+
+    def _await_first(self, failed: RankLink) -> bool:
+        """Whether rank 0 may be about to bring what it has bound, and is waited for a moment."""
+        request = self.job.request
+        asked = not request["call"] and (request["returns"] or request["keeps"])
+        going = [r for r in self._present() if not (r.number or r.reply or r.over)]
+        if self._interrupted or not (asked and going):
+            return False
+        if not failed.leaving:
+            failed.leave()  # its connections go with it, and free who waits at the other end
+            self._loop.call_later(_LAST_WORDS, self._consider)
+        return self._loop.time() < failed.when + _JUDGEMENT + _LAST_WORDS * 0.9
+
+    def _salvage(self, rank: RankLink) -> None:
+        if rank.reply and "outputs" in rank.reply:
+            with contextlib.suppress(Exception):  # the same
+                self._take(rank)
 
     def _succeed(self, ranks: list[RankLink]) -> None:
         try:
@@ -338,7 +363,7 @@ class Group:
                 rank.drain()
                 self._take(rank)
             assert self._taken is not None, "there is a rank 0"
-            outcome = self._taken.outcome(self.job.keep)
+            outcome = self._taken.outcome(self.job.keep, {"status": "ok"})
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything
             self._raise(error)
             return

@@ -23,6 +23,7 @@ import torch
 
 from flyte_jupyter.driver import local_imports, refs, replies, shell
 from flyte_jupyter.driver.flyte_sdk import data
+from flyte_jupyter.driver.returning import give_back, pack_possible, salvage
 from flyte_jupyter.driver.shell import DriverShell
 from flyte_jupyter.driver.surroundings import Surroundings
 from flyte_jupyter.driver.values import transfer
@@ -165,12 +166,15 @@ class _Rank:
                 failure, lines = asyncio.run(perform_on_main(self._shell, work, namespace))
             except BaseException as raised:  # noqa: BLE001 - the same
                 failure, lines = raised, None
+            answer: tuple[Any, list[Any]] = {"status": "ok"}, []
             if failure is not None:
-                return self._fail(failure, "cell", lines)
+                answer = self._fail(failure, "cell", lines)
+            if self._number or (failure is not None and request["call"]):
+                return answer
             try:
-                return self._collect(namespace) if self._number == 0 else ({"status": "ok"}, [])
+                return self._collect(answer, namespace, inputs)
             except BaseException as raised:  # noqa: BLE001 - a user's object may raise anything
-                return self._fail(raised, "outputs")
+                return self._fail(raised, "outputs") if failure is None else answer
 
     def _prepare(self, main: types.ModuleType) -> dict[str, object]:
         task = self._task
@@ -190,18 +194,26 @@ class _Rank:
         shell.learn_cells(self._shell, task.request["cells"])
         return inputs
 
-    def _collect(self, namespace: dict[str, Any]) -> tuple[Any, list[Any]]:
-        """Pack what rank 0 returns, and what it leaves with the driver."""
-        request = self._task.request
-        replies.check_bound([*request["returns"], *request["keeps"]], namespace)
+    def _collect(
+        self, answer: tuple[Any, list[Any]], namespace: dict[str, Any], inputs: dict[str, Any]
+    ) -> tuple[Any, list[Any]]:
+        """Add to an answer what rank 0 returns, and what it leaves with the driver."""
+        request, folder = self._task.request, self._task.folder
+        well = answer[0]["status"] == "ok"
         unwrap_distributed_models()
-        outputs, kept = (
-            transfer.pack({name: namespace[name] for name in names}, folder=self._task.folder)
-            for names in (request["returns"], request["keeps"])
+        given = (
+            give_back(request, namespace, folder)
+            if well
+            else salvage(request, namespace, inputs, folder)
         )
-        self._parcels += outputs, kept  # they live until the driver lets this process go
-        reply = {"status": "ok", "outputs": outputs.header, "kept": kept.header}
-        return {**reply, "kept_frames": kept.frames}, outputs.frames
+        kept = pack_possible(given.kept, folder)
+        if well and (problem := given.problem or kept.problem):
+            answer = self._fail(problem, "outputs")
+        self._parcels += given.parcel, kept.parcel  # they live until the driver lets this one go
+        reply, frames = answer
+        reply |= {"outputs": given.parcel.header, "before": len(frames)}
+        reply |= {"kept": kept.parcel.header, "kept_frames": kept.parcel.frames}
+        return reply, [*frames, *given.parcel.frames]
 
     def _fail(
         self, error: BaseException, where: replies.Where, lines: list[str] | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from flyte_jupyter.driver.job import Outcome
 from flyte_jupyter.driver.values import transfer
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Taken:
-    """Outputs and kept values of a rank that has ended well.
+    """Outputs and kept values of a rank that has ended, well or with what it had bound by then.
 
     Parameters
     ----------
@@ -31,21 +31,39 @@ class Taken:
     def __init__(self, rank: RankLink) -> None:
         reply: Any = rank.reply
         self._kept = transfer.unpack(reply["kept"], reply["kept_frames"])
-        self._outputs = forward(reply["outputs"], rank.frames)
+        self._outputs = forward(reply["outputs"], rank.frames[reply["before"] :])
 
-    def outcome(self, keep: Callable[[object], RefInfo]) -> Outcome:
-        """Return how the task ends, once all ranks have ended well.
+    def outcome(
+        self,
+        keep: Callable[[object], RefInfo],
+        reply: TaskReply,
+        frames: Sequence[bytes | memoryview] = (),
+    ) -> Outcome:
+        """Return how the task ends.
 
         Parameters
         ----------
         keep
             Keeps a value in the driver.
+        reply, frames
+            How it ends, beside what is returned.
         """
         refs = {name: keep(value) for name, value in self._kept.items()}
-        told: TaskReply = {"status": "ok", "outputs": self._outputs.header, "refs": refs}
-        return Outcome(told, self._outputs.frames, self._outputs)
+        returned = {"outputs": self._outputs.header, "refs": refs, "before": len(frames)}
+        told = cast("TaskReply", {**reply, **returned})
+        return Outcome(told, [*frames, *self._outputs.frames], self._outputs)
 
     def close(self) -> None:
-        """Let go of it: the ranks begin anew."""
+        """Let go of it: the ranks begin anew, or it came too late."""
         self._kept.clear()
         self._outputs.close()
+
+
+def end_of(rank: RankLink) -> tuple[TaskReply, list[bytes]]:
+    """Return how a rank says that the task ends, without what it returns."""
+    reply: Any = rank.reply
+    frames = rank.frames[: reply.get("before", len(rank.frames))]
+    return cast("TaskReply", {k: v for k, v in reply.items() if k not in _RETURNED}), frames
+
+
+_RETURNED = ("outputs", "before", "kept", "kept_frames")

@@ -50,6 +50,7 @@ class LocalModules:
         self._lock = threading.RLock()
         self._place: tuple[str, tuple[str, ...]] = ("", ())
         self._known: dict[str, ModuleType] = {}
+        self._last: tuple[int, object] = (0, None)
         self._local: dict[str, str] = {}
         self._seen: dict[str, _Seen] = {}
         self._registered: Counter[str] = Counter()
@@ -65,17 +66,24 @@ class LocalModules:
         with self._lock:
             place = (os.getcwd(), tuple(sys.path))  # noqa: PTH109 - after every cell
             if place != self._place:
-                self._place = place
+                self._place, self._last = place, (0, None)
                 self._known = {}
                 self._local.clear()
-            modules = sys.modules.copy()
-            # Every cell comes here, more than once, and mostly nothing has been imported.
-            if not _same(modules, self._known):
-                for name, module in modules.items():
-                    if self._known.get(name) is not module:
-                        self._classify(name, module)
-                self._known = modules
+            # Every task comes here, more than once, and mostly nothing has been imported: what is
+            # comes last, also what is imported again.
+            last = len(sys.modules), next(reversed(sys.modules.values()))
+            if last[0] != self._last[0] or last[1] is not self._last[1]:
+                self._last = last
+                self._look_at_new()
             return {name: sys.modules[name] for name in self._local if name in sys.modules}
+
+    def _look_at_new(self) -> None:
+        modules = sys.modules.copy()
+        if not _same(modules, self._known):
+            for name, module in modules.items():
+                if self._known.get(name) is not module:
+                    self._classify(name, module)
+            self._known = modules
 
     def holds(self, name: str) -> bool:
         """Tell whether a module of that name is imported and local."""
@@ -88,6 +96,7 @@ class LocalModules:
         first task counts as changed.
         """
         with self._lock:
+            self._last = (0, None)  # a cell may also have put a module in the place of another
             for name, module in self.find().items():
                 if not self._is_seen(name, module):
                     self._see(name, module, _stamp(self._local[name]))

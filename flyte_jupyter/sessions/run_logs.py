@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -120,6 +122,21 @@ class RunLog:
             f"[the log of {self._run} went with its cluster: "
             f"those of the last {OPEN_LOGS} runs are kept beyond that]\n"
         )
+
+
+class PrintedLogs:
+    """Those logs of a session that take room, the newest first; most runs print nothing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # calls of tasks are added on the loop's thread
+        self._logs: list[weakref.ref[RunLog]] = []
+
+    def add(self, log: RunLog) -> None:
+        """Add the log of a run that begins, and keep them all within bounds."""
+        with self._lock:
+            logs = [log, *(each for known in self._logs if (each := known()) and each.there)]
+            self._logs = [weakref.ref(each) for each in logs]
+            keep_within_bounds(logs)
 
 
 def keep_within_bounds(logs: Iterable[RunLog]) -> None:

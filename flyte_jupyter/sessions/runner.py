@@ -27,7 +27,7 @@ from flyte_jupyter.sessions.execution import Execution, Relayed
 from flyte_jupyter.sessions.packing import Packed, pack_for
 from flyte_jupyter.sessions.provisioning import Provisioner
 from flyte_jupyter.sessions.refs import Ref
-from flyte_jupyter.sessions.run_logs import keep_within_bounds
+from flyte_jupyter.sessions.run_logs import PrintedLogs
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
 from flyte_jupyter.sessions.sent_runs import Order, SentRun
 from flyte_jupyter.sessions.waiting import TURN
@@ -78,6 +78,7 @@ class Runner:
         self.local_modules = LocalModules()
         self.transform: Callable[[str], str] = str
         self.runs: deque[RunRecord] = deque(maxlen=_RUNS_KEPT)
+        self._printed = PrintedLogs()
         self._loop, self._clusters, self._report = loop, clusters, report
         self._executions: dict[str, Execution | SentRun] = {}
         self._cache = CellCache(config, self._to_python, report)
@@ -204,8 +205,7 @@ class Runner:
 
     def _list(self, run: Run) -> None:
         self.runs.append(run.record)
-        # A copy: calls of tasks are added on the loop's thread, cells on the notebook's.
-        keep_within_bounds(r.printed for r in reversed(list(self.runs)) if r.printed.there)
+        self._printed.add(run.record.printed)
 
     async def recall(
         self, parent: Execution, environment: Environment, task: CellTask

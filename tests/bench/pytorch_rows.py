@@ -37,7 +37,8 @@ def pytorch_rows(quick: bool) -> list[Row]:
 def _starts(rounds: int) -> list[Row]:
     """Time the first and the second cell that all-reduce, in fresh kernels and in turns."""
     declared, first, second, peer = [], [], [], []
-    with _script(ALL_REDUCE) as script:
+    # Without its last line a process that ends by itself aborts, now and then.
+    with _script(ALL_REDUCE + "dist.destroy_process_group()\n") as script:
         for _ in range(rounds):
             with with_extension() as notebook:
                 declared.append(notebook.run(pytorch().declare).seconds)

@@ -119,6 +119,8 @@ class Outputs:
     async def _fetched(self, ref: Ref) -> object:
         """Return the value of a ref, or the ref where it cannot be rebuilt."""
         reply, buffers = await self._ask({_ONE: ref}, returns=[_ONE])
+        if not reply.get("outputs"):  # it was interrupted
+            return ref
         try:
             return transfer.unpack(reply["outputs"], buffers, keep_classes=True).get(_ONE, ref)
         except UnpackError:

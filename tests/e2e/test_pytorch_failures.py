@@ -146,6 +146,16 @@ def test_so_does_a_failure_of_any_rank(torch, failing):
     assert torch.value("model") == [0, failing]
 
 
+def test_a_rank_that_dies_of_another_ones_failure_restarts_nothing(torch):
+    body = (
+        f"{GROUP}import os, signal\nif rank: 1 / 0\n"
+        "try: dist.barrier()\nfinally: os.kill(os.getpid(), signal.SIGABRT)"
+    )
+    cell = torch.wait(torch.submit(task(body, "-o rank")))
+    assert cell.error.name == "ZeroDivisionError"
+    assert "start again" not in cell.stderr
+
+
 def test_one_value_that_cannot_be_pickled_costs_no_other(torch):
     body = "model, log, kept = [1], (x for x in [2]), [3]"
     error = torch.fail(task(body, "-o model,log -r kept"))

@@ -75,6 +75,8 @@ class Group:
         self._restarts = self._lost = 0
         self._restarting: set[int] = set()
         self._taken: Taken | None = None
+        self._verdict: RankLink | None = None
+        """How the task ends, if that is clear and rank 0 alone is still waited for."""
         self._refs: dict[str, asyncio.Task[transfer.Parcel]] = {}
         self._giving: set[asyncio.Task[None]] = set()
         world = self._most * self._config.nproc_per_node
@@ -151,6 +153,9 @@ class Group:
         if self._interrupted:
             self._stop()
             return
+        if self._verdict:  # whose connections were cut for it died of that
+            self._end_as(self._verdict)
+            return
         self._drop_taken()
         for rank in self._ranks:
             rank.old = rank.old or rank.node == node.index
@@ -174,6 +179,8 @@ class Group:
         node.ended = True
         if said["failed"] and self._interrupted:
             self._stop()
+        elif said["failed"] and self._verdict:
+            self._end_as(self._verdict)
         elif said["failed"]:
             self._give_up(said["failures"])
 
@@ -189,6 +196,9 @@ class Group:
         if self._outcome.done():
             return
         left = len(self._nodes) - 1
+        if self._verdict:
+            self._end_as(self._verdict)
+            return
         if self._interrupted or self._least == self._most or left < self._least:
             self._raise(ClusterError(f"node {node.index} was lost", seen=why))
             return
@@ -314,6 +324,10 @@ class Group:
         if self._outcome.done():
             return
         present = self._present()
+        if self._verdict and not self._interrupted:
+            if not self._is_first_awaited():
+                self._end_as(self._verdict)
+            return
         if self._interrupted:
             if present and not self._regrouping and all(rank.over for rank in present):
                 self._stop()
@@ -327,10 +341,24 @@ class Group:
             self._succeed(present)
 
     def _fail(self, rank: RankLink) -> None:
-        """End as a rank did, with what rank 0 has bound, where that has ended too."""
-        rank.drain()
-        if self._await_first(rank):
+        """End as a rank did; if rank 0 may be about to bring what it has bound, in a moment."""
+        if self._interrupted or not self._is_first_awaited():
+            self._end_as(rank)
             return
+        self._verdict = rank
+        rank.leave()  # its connections go with it, and free who waits at the other end
+        self._loop.call_later(_LAST_WORDS, self._end_as, rank)
+
+    def _is_first_awaited(self) -> bool:
+        request = self.job.request
+        asked = not request["call"] and bool(request["returns"] or request["keeps"])
+        return asked and any(not (r.number or r.reply or r.over) for r in self._present())
+
+    def _end_as(self, rank: RankLink) -> None:
+        """End as a rank did, with what rank 0 has bound, where that has ended too."""
+        if self._outcome.done():
+            return
+        rank.drain()
         for other in self._present():
             self._salvage(other)
         taken, self._taken = self._taken, None
@@ -339,18 +367,6 @@ class Group:
             with contextlib.suppress(Exception):  # a user's object: the error says more
                 outcome = taken.outcome(self.job.keep, outcome.reply, outcome.frames)
         self._set(outcome)
-
-    def _await_first(self, failed: RankLink) -> bool:
-        """Whether rank 0 may be about to bring what it has bound, and is waited for a moment."""
-        request = self.job.request
-        asked = not request["call"] and (request["returns"] or request["keeps"])
-        going = [r for r in self._present() if not (r.number or r.reply or r.over)]
-        if self._interrupted or not (asked and going):
-            return False
-        if not failed.leaving:
-            failed.leave()  # its connections go with it, and free who waits at the other end
-            self._loop.call_later(_LAST_WORDS, self._consider)
-        return self._loop.time() < failed.when + _JUDGEMENT + _LAST_WORDS * 0.9
 
     def _salvage(self, rank: RankLink) -> None:
         if rank.reply and "outputs" in rank.reply:

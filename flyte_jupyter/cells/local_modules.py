@@ -71,7 +71,7 @@ class LocalModules:
                 self._local.clear()
             # Every task comes here, more than once, and mostly nothing has been imported: what is
             # comes last, also what is imported again.
-            last = len(sys.modules), next(reversed(sys.modules.values()))
+            last = _newest()
             if last[0] != self._last[0] or last[1] is not self._last[1]:
                 self._last = last
                 self._look_at_new()
@@ -205,6 +205,13 @@ class LocalModules:
                 del self._registered[name]
                 with suppress(ValueError):  # the user unregistered it meanwhile
                     cloudpickle.unregister_pickle_by_value(module)
+
+
+def _newest() -> tuple[int, object]:
+    try:
+        return len(sys.modules), next(reversed(sys.modules.values()))
+    except RuntimeError:  # another thread has imported something between these two
+        return 0, object()
 
 
 def _same(modules: dict[str, ModuleType], known: dict[str, ModuleType]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flyte_jupyter.driver.values import transfer
@@ -98,10 +97,3 @@ def _format(shell: DriverShell, error: BaseException) -> list[str]:
     tb = shell.InteractiveTB
     lines: list[str] = tb.structured_traceback(type(error), error, error.__traceback__)
     return lines
-
-
-def check_bound(names: Sequence[str], namespace: Mapping[str, Any]) -> None:
-    """Raise NameError if a cell has not bound all the names that it was asked for."""
-    if unbound := [name for name in names if name not in namespace]:
-        listed = ", ".join(f"`{name}`" for name in unbound)
-        raise NameError(f"the cell ended without binding {listed}")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from flyte_jupyter.driver.refs import size_of
-from flyte_jupyter.driver.replies import check_bound
 from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.driver.values.transfer import PackError, Parcel
 from flyte_jupyter.driver.wire import TaskRequest
@@ -46,10 +45,9 @@ def give_back(request: TaskRequest, namespace: Mapping[str, Any], folder: Path) 
     asked = [*request["returns"], *request["keeps"]]
     values = {name: namespace[name] for name in request["returns"] if name in namespace}
     made = pack_possible(values, folder)
-    try:
-        check_bound(asked, namespace)
-    except NameError as unbound:
-        made.problem = unbound
+    if unbound := [name for name in asked if name not in namespace]:
+        listed = ", ".join(f"`{name}`" for name in unbound)
+        made.problem = NameError(f"the cell ended without binding {listed}")
     # Of the one value of a function, and of what is fetched without code, nobody could take hold.
     held = asked if request["code"] and not request["call"] else request["keeps"]
     made.kept = {n: namespace[n] for n in held if n in namespace and n not in made.parcel.sizes}

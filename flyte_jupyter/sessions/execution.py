@@ -26,14 +26,14 @@ from flyte_jupyter.errors import (
 from flyte_jupyter.sessions.beside import beside
 from flyte_jupyter.sessions.clusters import Cluster
 from flyte_jupyter.sessions.nesting import Nesting, Runs
-from flyte_jupyter.sessions.outputs import Outputs
+from flyte_jupyter.sessions.outputs import Fetcher, Outputs
 from flyte_jupyter.sessions.packing import Packed, pack_for
 from flyte_jupyter.sessions.refs import Ref
 from flyte_jupyter.sessions.remote_errors import rebuild, with_traceback
 from flyte_jupyter.sessions.runs import Run
 
 
-class Owner(Protocol):
+class Owner(Fetcher, Protocol):
     """What an execution needs of the session."""
 
     @property
@@ -47,9 +47,6 @@ class Owner(Protocol):
     @property
     def nested(self) -> Runs:
         """Runs what tasks call."""
-
-    def fetch(self, cluster: Cluster, ref: Ref) -> Any:
-        """Bring a ref's value here."""
 
     async def replace(self, lost: Cluster) -> Cluster:
         """Return the cluster that has taken the place of a lost one, or start it."""

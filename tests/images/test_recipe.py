@@ -13,6 +13,8 @@ from flyte_jupyter.images import recipe
 from tests.wheels import wheel
 
 KERNEL = sys.version_info[:2]
+# Made up: nothing answers below `.invalid`, and nobody may register it.
+INDEX, OTHER = "https://one.invalid/simple", "https://other.invalid/simple"
 
 
 def base(**options) -> flyte.Image:
@@ -32,15 +34,15 @@ def test_packages_with_all_that_pip_is_told():
     image = base(name="training").with_pip_packages(
         "a>=1",
         "b[c]",
-        index_url="https://index/simple",
-        extra_index_urls=["https://other/simple"],
+        index_url=INDEX,
+        extra_index_urls=[OTHER],
         pre=True,
         extra_args="--no-binary :all:",
     )
     (layer,) = read(image).packages
     assert layer.origin == "image 'training'"
     assert layer.requirements == ("a>=1", "b[c]")
-    assert layer.indexes == ("https://index/simple", "https://other/simple")
+    assert layer.indexes == (INDEX, OTHER)
     assert layer.arguments == ("--pre", "--no-binary", ":all:")
     assert not read(image).not_honoured
 
@@ -64,7 +66,7 @@ def test_a_plain_file_of_requirements_is_read(tmp_path):
 
 def test_a_file_with_options_is_left_to_the_installer(tmp_path):
     file = tmp_path / "requirements.txt"
-    file.write_text("--index-url https://index/simple\na\n")
+    file.write_text(f"--index-url {INDEX}\na\n")
     (layer,) = read(base().with_requirements(file)).packages
     assert (layer.requirements, layer.files) == ((), (str(file),))
 
@@ -140,8 +142,8 @@ def test_packages_are_looked_for_where_the_project_says(tmp_path):
     pyproject.write_text(PROJECT + INDEXES)
     (layer,) = read(base().with_uv_project(pyproject)).packages
     assert layer.indexes == ("https://own.example/simple", "https://more.example/simple")
-    chosen = base().with_uv_project(pyproject, index_url="https://chosen.example/simple")
-    assert read(chosen).packages[0].indexes[0] == "https://chosen.example/simple"
+    chosen = base().with_uv_project(pyproject, index_url=INDEX)
+    assert read(chosen).packages[0].indexes[0] == INDEX
 
 
 SOURCES = """\

@@ -550,30 +550,33 @@ def phase_by_name(book, name: str) -> str:
     return book.value(f"(await flyte.remote.Run.get.aio(name={name!r})).phase.value")
 
 
-def test_an_interrupt_of_what_is_slow_to_be_taken_aborts_it(book, flyte_backend):
+def submit_slow(book, flyte_backend):
+    """Submit a cell that is asked for, and not taken yet; return it and its run's name there."""
     cell = book.submit(send("import time\ntime.sleep(600)", "--name slow"))
-    book.until(lambda: cell.displays)
-    time.sleep(1)  # it is asked for by now, and not yet taken
+    book.until(lambda: len(flyte_backend.asked_for()) == 1)
+    return cell, flyte_backend.asked_for()[0]
+
+
+def test_an_interrupt_of_what_is_slow_to_be_taken_aborts_it(book, flyte_backend):
+    cell, name = submit_slow(book, flyte_backend)
     book.interrupt()
+    flyte_backend.let_in(name)
     assert book.wait(cell).error.name == "KeyboardInterrupt"
-    (name,) = [each.partition("/")[0] for each in flyte_backend.specs() if "r-slow-" in each]
+    assert not cell.stderr
     assert phase_by_name(book, name) == "aborted"
 
 
 def test_a_second_interrupt_ends_the_wait_at_once(book, flyte_backend):
-    before = set(flyte_backend.specs())
-    cell = book.submit(send("import time\ntime.sleep(600)", "--name slow"))
-    book.until(lambda: cell.displays)
-    time.sleep(1)
+    cell, name = submit_slow(book, flyte_backend)
     book.interrupt()
     time.sleep(0.3)
     book.interrupt()
     # How the notebook shows that is left open: the second may come while it shows the first.
     book.wait(cell)
     book.until(lambda: book.value("flyte_jupyter.session().runs[-1].state") == "cancelled")
-    book.until(lambda: set(flyte_backend.specs()) - before)
-    (new,) = set(flyte_backend.specs()) - before
-    book.until(lambda: phase_by_name(book, new.partition("/")[0]) == "aborted")
+    flyte_backend.let_in(name)
+    book.until(lambda: f"{name}/a0" in flyte_backend.specs())
+    book.until(lambda: phase_by_name(book, name) == "aborted")
 
 
 def test_a_run_that_is_cancelled_at_once_is_not_sent(book, flyte_backend):

@@ -42,6 +42,15 @@ class Running(NamedTuple):
             for path in sorted(self.folder.glob("*/*.pb"))
         }
 
+    def asked_for(self) -> list[str]:
+        """Return the names of runs that are called ``slow`` and are not let in yet."""
+        names = [path.stem for path in self.folder.glob("*.asked")]
+        return [name for name in names if not (self.folder / f"{name}.let_in").exists()]
+
+    def let_in(self, name: str) -> None:
+        """Take a run that is called ``slow``."""
+        (self.folder / f"{name}.let_in").touch()
+
 
 @contextlib.contextmanager
 def backend(folder: Path) -> Iterator[Running]:

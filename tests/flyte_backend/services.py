@@ -37,7 +37,8 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
     """All services in one: their methods' names do not clash.
 
     The log of a task that is called ``late`` is not there when it is first asked for, and that of
-    one that is called ``broken`` breaks off. One that is called ``slow`` is slow to be taken.
+    one that is called ``broken`` breaks off. One that is called ``slow`` is not taken before a
+    test says so (`Running.asked_for`, `Running.let_in`).
 
     Parameters
     ----------
@@ -126,7 +127,9 @@ class Backend(ClusterService, DataProxyService, RunService, QueueService, StateS
         del ctx
         run = self._run_id(request)
         if "slow" in request.task_spec.short_name:
-            await asyncio.sleep(3)
+            (self.folder / f"{run.name}.asked").touch()
+            while not (self.folder / f"{run.name}.let_in").exists():
+                await asyncio.sleep(0.02)
         if any(name == run.name for name, _ in self.actions):
             raise ConnectError(Code.ALREADY_EXISTS, f"there is a run {run.name}")
         envs = {pair.key: pair.value for pair in request.run_spec.envs.values}

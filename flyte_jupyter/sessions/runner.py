@@ -30,7 +30,7 @@ from flyte_jupyter.sessions.refs import Ref
 from flyte_jupyter.sessions.run_logs import PrintedLogs
 from flyte_jupyter.sessions.runs import CellTask, Run, RunRecord
 from flyte_jupyter.sessions.sent_runs import Order, SentRun
-from flyte_jupyter.sessions.waiting import TURN
+from flyte_jupyter.sessions.waiting import TURN, see_through
 
 _RUNS_KEPT = 200
 
@@ -274,18 +274,17 @@ class Runner:
             return run.result()
         started = time.monotonic()
         run.on_done(lambda: execution.calls.put(None))
-        interrupts = 0
-        while True:
-            try:
-                if run.done:
-                    break
-                if call := _next(execution.calls):
-                    call()
-                elif tick:
-                    tick(time.monotonic() - started)
-            except KeyboardInterrupt:
-                interrupts += 1
-                self._loop.loop.call_soon_threadsafe(execution.interrupt, interrupts > 1)
+
+        def turn() -> None:
+            if call := _next(execution.calls):
+                call()
+            elif tick:
+                tick(time.monotonic() - started)
+
+        def interrupted(again: bool) -> None:
+            self._loop.loop.call_soon_threadsafe(execution.interrupt, again)
+
+        see_through(lambda: run.done, turn, interrupted)
         return run.result()
 
     def cancel(self, run: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
+from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -32,3 +33,29 @@ def result_of(future: concurrent.futures.Future[T], timeout: float | None = None
             raise TimeoutError
         concurrent.futures.wait([future], left)
     return future.result()
+
+
+def see_through(
+    done: Callable[[], bool], turn: Callable[[], None], interrupted: Callable[[bool], None]
+) -> None:
+    """Take turns until something is done; an interrupt does not end that.
+
+    Parameters
+    ----------
+    done
+        Tells whether it is.
+    turn
+        Waits for no longer than `TURN`, or does what it is asked to.
+    interrupted
+        Called for each interrupt, with whether there was one before.
+    """
+    before = False
+    while True:
+        try:
+            # This loop is within: an interrupt may be raised where the interpreter jumps back.
+            while not done():
+                turn()
+            break
+        except KeyboardInterrupt:
+            interrupted(before)
+            before = True

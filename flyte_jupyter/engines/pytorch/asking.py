@@ -15,6 +15,7 @@ from flyte_jupyter.engines.pytorch.engine import OWN_STORE
 from flyte_jupyter.engines.pytorch.engine import nodes as least_and_most
 from flyte_jupyter.engines.pytorch.frames import FrameSocket
 from flyte_jupyter.engines.pytorch.links import NodeLink
+from flyte_jupyter.engines.pytorch.meeting import Meeting
 from flyte_jupyter.engines.pytorch.rank import Task
 from flyte_jupyter.errors import ClusterError
 
@@ -67,13 +68,13 @@ async def ask_nodes(job: Job, desk: Desk, token: str, restarts: int) -> list[Nod
     least, most = least_and_most(config.nnodes)
     sockets = await _reach(job.member, least, most)
     number = next(_rounds)
-    meeting = job.member.folder / f"meet-{os.getpid()}-{number}"
+    meeting = Meeting(job.member.folder / f"meet-{os.getpid()}-{number}")
     orders = Orders(
         run=f"{job.request['run']}-{number}",
         nproc=config.nproc_per_node,
         nodes=len(sockets),
         least=min(least, len(sockets)),
-        rendezvous=str(meeting),
+        rendezvous=str(meeting.store),
         max_restarts=max(0, config.max_restarts - restarts),
         monitor_interval=config.monitor_interval,
         rdzv_configs={k: v for k, v in (config.rdzv_configs or {}).items() if k not in OWN_STORE},

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 from flyte_jupyter.engines.pytorch.frames import FrameSocket
+from flyte_jupyter.engines.pytorch.meeting import Meeting
 from flyte_jupyter.engines.pytorch.screen import Screen
 
 _STREAMS = ("stdout", "stderr")
@@ -26,13 +26,13 @@ class NodeLink:
     link
         The connection on which it was asked; closing it ends what the node does.
     meeting
-        The file by which nodes meet.
+        Where nodes meet.
     loop
         The driver's.
     """
 
     def __init__(
-        self, index: int, link: FrameSocket, meeting: Path, loop: asyncio.AbstractEventLoop
+        self, index: int, link: FrameSocket, meeting: Meeting, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.index, self.link = index, link
         self.ended = self.leaving = False
@@ -49,7 +49,7 @@ class NodeLink:
             self._loop.remove_reader(self.link.sock)
         self.link.close()
         self.gone.set()
-        self._meeting.unlink(missing_ok=True)
+        self._meeting.close()
 
 
 class RankLink:

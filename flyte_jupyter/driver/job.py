@@ -109,19 +109,13 @@ class Job:
             buffers=list(buffers),
         )
 
-    def keep(self, value: object) -> RefInfo:
-        """Keep a value in the driver, as `-r` asks for."""
-        return self._kernel.refs.keep(value)
+    def keep(self, value: object, source: object = None) -> RefInfo:
+        """Keep a value in the driver, as `-r` asks for, and what it came from."""
+        return self._kernel.refs.keep(value, source)
 
-    def resolve(self, ref: str) -> object:
-        """Return a value that the driver keeps.
-
-        Raises
-        ------
-        KeyError
-            It does not.
-        """
-        return self._kernel.refs.get(ref)
+    def source(self, ref: str) -> Any:
+        """Return what a value that the driver keeps came from; None if it is not kept any more."""
+        return self._kernel.refs.source(ref)
 
     @contextlib.contextmanager
     def on_interrupt(self, act: Callable[[], None]) -> Iterator[None]:

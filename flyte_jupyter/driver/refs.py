@@ -58,11 +58,22 @@ class RefStore:
         self._prefix = prefix
         self._numbers = itertools.count(1)
         self._values: dict[str, object] = {}
+        self._sources: dict[str, Any] = {}
 
-    def keep(self, value: object) -> RefInfo:
-        """Keep a value and describe it."""
+    def keep(self, value: object, source: object = None) -> RefInfo:
+        """Keep a value and describe it.
+
+        Parameters
+        ----------
+        value
+            The value.
+        source
+            What it came from, where that is to be kept for as long as the value.
+        """
         name = f"{self._prefix}-{next(self._numbers)}"
         self._values[name] = value
+        if source is not None:
+            self._sources[name] = source
         kind = type(value)
         module = "" if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}."
         return {
@@ -93,9 +104,14 @@ class RefStore:
         """
         return self._values[name]
 
+    def source(self, name: str) -> Any:
+        """Return what a value came from; None if it is not kept, or came from nothing else."""
+        return self._sources.get(name)
+
     def drop(self, name: str) -> None:
         """Forget a value; nobody holds a handle to it any more."""
         self._values.pop(name, None)
+        self._sources.pop(name, None)
 
 
 def size_of(value: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,6 +32,19 @@ def test_a_value_is_kept_under_an_id_of_its_own(store):
     with pytest.raises(RefLost, match=r"this driver holds no value abcdef\.1-1"):
         resolve(first["id"])
     assert resolve(second["id"]) is value
+
+
+def test_what_a_value_came_from_is_kept_as_long_as_the_value(store):
+    source = Hostile()
+    alive = weakref.ref(source)
+    name = store.keep(1, source)["id"]
+    assert store.source(name) is source
+    assert store.source(store.keep(2)["id"]) is None
+    del source
+    assert alive() is not None
+    store.drop(name)
+    assert alive() is None
+    assert store.source(name) is None
 
 
 def test_without_a_store_every_ref_is_lost(monkeypatch):

@@ -247,7 +247,38 @@ def test_a_ref_is_one_copy_for_all_ranks(torch):
     assert zero.split()[2:] == one.split()[2:] != []
 
 
-def test_a_ref_that_cannot_be_sent_to_ranks_is_an_error_and_no_wait(torch):
+def test_a_ref_is_nowhere_twice_and_frees_its_memory_when_it_is_dropped(torch):
+    torch.run(f"""
+    import os
+    def segments(folder="/proc/{torch.process("driver").pid}/fd/"):
+        found = [folder + name for name in os.listdir(folder)]
+        return {{os.stat(f).st_ino for f in found if "memfd:flyte-jupyter" in os.readlink(f)}}
+    """)
+    torch.task("import numpy as np\nheld = np.full(1_000_000, 2.0)", "-r held")
+    body = """
+    held[0]
+    maps = [line.split() for line in open("/proc/self/maps")]
+    used = {int(line[4]) for line in maps if "memfd:flyte-jupyter" in line[-2]}
+    """
+    torch.task(body, "-o used")
+    assert torch.value("bool(used), used <= segments()") == (True, True)
+    torch.run("del held")
+    torch.task("pass")
+    assert torch.value("used & segments()") == set()
+
+
+def test_values_that_are_kept_together_stay_together(torch):
+    body = """
+    import torch
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    """
+    torch.task(body, "-r model,optimizer")
+    body = "print(optimizer.param_groups[0]['params'][0] is model.weight)"
+    assert torch.task(body).stdout == "True\n"
+
+
+def test_a_kept_value_that_is_pickled_only_once_reaches_ranks(torch):
     body = """
     class Once:
         def __reduce__(self):
@@ -257,7 +288,8 @@ def test_a_ref_that_cannot_be_sent_to_ranks_is_an_error_and_no_wait(torch):
     held = Once()
     """
     torch.task(body, "-r held")
-    assert "it travels once" in torch.fail(task("held")).traceback
+    assert torch.task("print(held.arrived)").stdout == "True\n"
+    assert "it travels once" in torch.fail("held.get()").traceback
 
 
 def test_random_numbers_differ_from_rank_to_rank_and_cell_to_cell(torch):

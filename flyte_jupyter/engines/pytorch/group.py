@@ -16,16 +16,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from flyte_jupyter.driver.job import Job, Outcome
-from flyte_jupyter.driver.values import transfer
 from flyte_jupyter.engines.pytorch.asking import Desk, ask_nodes
 from flyte_jupyter.engines.pytorch.engine import nodes as least_and_most
 from flyte_jupyter.engines.pytorch.failures import crashed, note_of_early_end, note_of_restart
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, SAY, FrameSocket
 from flyte_jupyter.engines.pytorch.links import NodeLink, RankLink
 from flyte_jupyter.engines.pytorch.screen import Screen, shown_ranks
-from flyte_jupyter.engines.pytorch.taking import Taken, end_of
+from flyte_jupyter.engines.pytorch.taking import Taken, Unit, end_of
 from flyte_jupyter.engines.quantities import machine_cpus
-from flyte_jupyter.errors import ClusterError, TaskTimeout, one_line
+from flyte_jupyter.errors import ClusterError, TaskTimeout
 
 _JUDGEMENT = 0.05
 """Seconds after an exception in which the death of another rank may show as its cause."""
@@ -39,11 +38,6 @@ _LOSSES = 3
 """Nodes that may be lost in one task, unless `max_restarts` is more; torch itself has no limit."""
 _FAREWELL = 5.0
 """Seconds that agents have to end after their ranks were let go."""
-
-
-def _close(packing: asyncio.Task[transfer.Parcel]) -> None:
-    if not packing.cancelled() and packing.exception() is None:
-        packing.result().close()
 
 
 def _numbers(ranks: list[RankLink]) -> list[int]:
@@ -77,8 +71,6 @@ class Group:
         self._taken: Taken | None = None
         self._verdict: RankLink | None = None
         """How the task ends, if that is clear and rank 0 alone is still waited for."""
-        self._refs: dict[str, asyncio.Task[transfer.Parcel]] = {}
-        self._giving: set[asyncio.Task[None]] = set()
         world = self._most * self._config.nproc_per_node
         shown = shown_ranks(job.request["ranks"], world)
         self._screen = Screen(job.write, shown, job.member.folder / "logs")
@@ -98,8 +90,6 @@ class Group:
                 if not link.leaving:
                     link.close()
             self._drop_taken()
-            for packing in self._refs.values():
-                packing.add_done_callback(_close)
 
     async def run(self) -> Outcome:
         """Run the task to its end."""
@@ -270,25 +260,12 @@ class Group:
         self.job.publish(said["kind"], said["content"], said["metadata"], said["buffers"])
 
     def _rank_is_ref(self, rank: RankLink, said: dict[str, Any]) -> None:
-        giving = self._loop.create_task(self._give_ref(rank, said["name"]))
-        self._giving.add(giving)
-        giving.add_done_callback(self._giving.discard)
-
-    async def _give_ref(self, rank: RankLink, name: str) -> None:
-        """Send a value that the driver keeps: one copy for all ranks, until the task has ended."""
-        answer: dict[str, Any] = {"header": None, "frames": [], "problem": ""}
-        with contextlib.suppress(KeyError):  # it is not kept any more
-            if name not in self._refs:
-                value, folder = self.job.resolve(name), self.job.member.folder
-                packing = asyncio.to_thread(transfer.pack, {"value": value}, folder=folder)
-                self._refs[name] = self._loop.create_task(packing)
-            try:
-                parcel = await asyncio.shield(self._refs[name])
-            except Exception as error:  # noqa: BLE001 - a user's object may raise anything
-                answer["problem"] = one_line(error)
-            else:
-                frames = [bytes(frame) for frame in parcel.frames]
-                answer.update(header=parcel.header, frames=frames)
+        """Give it what was kept with the value that it asks for."""
+        answer: dict[str, Any] = {"header": None}
+        unit: Unit | None = self.job.source(said["name"])
+        if unit is not None:
+            frames = [bytes(frame) for frame in unit.parcel.frames]
+            answer = {"header": unit.parcel.header, "frames": frames, "names": unit.names}
         with contextlib.suppress(OSError):  # it has gone meanwhile
             rank.link.say("value", **answer)
 

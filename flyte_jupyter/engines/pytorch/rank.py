@@ -35,7 +35,7 @@ from flyte_jupyter.engines.pytorch.agent import LEFT
 from flyte_jupyter.engines.pytorch.frames import ERR, OUT, FrameSocket
 from flyte_jupyter.engines.pytorch.models import unwrap_distributed_models
 from flyte_jupyter.engines.pytorch.rank_shell import redirect
-from flyte_jupyter.errors import RemoteError, UsageError
+from flyte_jupyter.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,11 @@ class _DriversRefs(refs.RefStore):
         if name not in self._values:
             self._link.say("ref", name=name)
             answer = self._link.hear()
-            if answer is not None and answer["problem"]:
-                what = "a value that was kept cannot be sent to the ranks"
-                raise RemoteError(what, seen=answer["problem"])
             if answer is None or answer["header"] is None:
                 return False
-            self._values[name] = transfer.unpack(answer["header"], answer["frames"])["value"]
+            # All that were kept together: what they have in common they have here, too.
+            values = transfer.unpack(answer["header"], answer["frames"])
+            self._values |= {ref: values[each] for ref, each in answer["names"].items()}
         return True
 
 

@@ -217,3 +217,7 @@ def pytorch(environment: str = "two", ranks: int = 2, nodes: str = "1") -> Clust
         6,
         ("1", "2") if ":" in nodes else (),
     )
+
+
+ENGINES = (PLAIN, dask(2), RAY, SPARK, pytorch())
+"""What whatever does not depend on an engine is measured on."""

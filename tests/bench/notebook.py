@@ -15,6 +15,7 @@ from typing import Any, cast
 import psutil
 from jupyter_client.manager import KernelManager
 
+from tests.bench.clusters import Cluster
 from tests.bench.processes import TOKEN, end, new_token, with_token
 
 _TIMEOUT = 300.0
@@ -182,6 +183,16 @@ def with_extension() -> Iterator[Notebook]:
     """Start a notebook in which the extension is loaded."""
     with Notebook() as notebook:
         notebook.run("%load_ext flyte_jupyter")
+        yield notebook
+
+
+@contextmanager
+def with_cluster(*clusters: Cluster) -> Iterator[Notebook]:
+    """Start a notebook that has declared environments and used them."""
+    with with_extension() as notebook:
+        for cluster in clusters:
+            notebook.run(cluster.declare)
+            notebook.run(cluster.use)
         yield notebook
 
 

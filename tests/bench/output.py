@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from statistics import median
 
-from tests.bench.clusters import PLAIN
+from tests.bench.clusters import ENGINES, Cluster
 from tests.bench.memory import Peak
-from tests.bench.notebook import Notebook, with_extension
+from tests.bench.notebook import Notebook, with_cluster
 from tests.bench.rows import MIB, Row, duration, size, spread
 
-_PRINT = """%%flyte_task plain_env
+_PRINT = """%%flyte_task {environment}
 import time
 for _ in range({count}):
     print(time.time())
     time.sleep(0.1)
 """
-_FLOOD = """%%flyte_task plain_env --bg flood
+_FLOOD = """%%flyte_task {environment} --bg flood
 for number in range(1_000_000):
     print("line", number)
 """
@@ -29,36 +29,39 @@ wrong + abs(1_000_000 - len(lines))
 def printing(quick: bool) -> list[Row]:
     """Time a line's way from ``print`` in a task to the notebook's client, while the task goes on.
 
-    The line says when it was printed; nobody flushes.
+    On each engine. The line says when it was printed; nobody flushes.
     """
-    count = 10 if quick else 40
-    with with_extension() as notebook:
-        notebook.run(PLAIN.declare)
-        notebook.run("%%flyte_task plain_env\npass")
-        streams = notebook.run(_PRINT.format(count=count)).streams
+    return [_print(cluster, 10 if quick else 40) for cluster in ENGINES]
+
+
+def _print(cluster: Cluster, count: int) -> Row:
+    cell = _PRINT.format(environment=cluster.environment, count=count)
+    with with_cluster(cluster) as notebook:
+        streams = notebook.run(cell).streams
     delays = [arrived - float(line) for arrived, text in streams for line in text.split()]
     assert len(delays) == count
     met = median(delays) <= 0.050
-    return [
-        Row("print in a task to text in the notebook", spread(delays), "", None, "<= 50 ms", met)
-    ]
+    name = f"{cluster.engine}: print in a task to text in the notebook"
+    return Row(name, spread(delays), "", None, "<= 50 ms", met)
 
 
 def flood(quick: bool) -> list[Row]:
-    """Print a million lines in the background, and see how the notebook fares.
+    """Print a million lines in the background, and see how the notebook fares; on each engine.
 
     Meanwhile plain cells run: the slowest round trip counts. The kernel's own memory is watched,
     and in the end the run's log must hold every line.
     """
     del quick
-    with with_extension() as notebook:
-        notebook.run(PLAIN.declare)
-        notebook.run("%%flyte_task plain_env\npass")
+    return [row for cluster in ENGINES for row in _flood(cluster)]
+
+
+def _flood(cluster: Cluster) -> list[Row]:
+    with with_cluster(cluster) as notebook:
         with Peak(lambda: [notebook.pid]) as memory:
-            trips, seconds = _flood(notebook)
+            trips, seconds = _print_all(notebook, _FLOOD.format(environment=cluster.environment))
         wrong = notebook.run(_CHECK).value
     worst = max(trips)
-    what = f"a million lines in {duration(seconds)}"
+    what = f"{cluster.engine}: a million lines in {duration(seconds)}"
     times = f"{duration(worst)} (median {duration(median(trips))})"
     return [
         Row(f"{what}: slowest plain cell", times, "", None, "<= 0.5 s", worst <= 0.5),
@@ -72,16 +75,16 @@ def flood(quick: bool) -> list[Row]:
     ]
 
 
-def _flood(notebook: Notebook) -> tuple[list[float], float]:
+def _print_all(notebook: Notebook, cell: str) -> tuple[list[float], float]:
     """Return the seconds that each plain cell took during the flood, and those of the flood."""
     trips = []
     started = time.monotonic()
-    notebook.run(_FLOOD)
+    notebook.run(cell)
     done = False
     while not done:
         time.sleep(0.02)
-        cell = notebook.run("flood.done")
-        trips.append(cell.seconds)
-        done = cell.value
+        look = notebook.run("flood.done")
+        trips.append(look.seconds)
+        done = look.value
     notebook.run("flood.result()")
     return trips, time.monotonic() - started

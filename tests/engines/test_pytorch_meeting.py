@@ -1,3 +1,4 @@
+import contextlib
 import os
 import threading
 from datetime import timedelta
@@ -38,10 +39,8 @@ def test_nothing_is_left_however_busy_it_is(tmp_path):
 
     def write():
         while not over.is_set():
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 os.close(os.open(tmp_path / "meet" / "store", os.O_RDWR | os.O_CREAT))
-            except FileNotFoundError:
-                pass
 
     writer = threading.Thread(target=write)
     writer.start()
